@@ -54,7 +54,7 @@ def module_page(module: str, source: str, exports: list[docments.Export], link) 
     "One module: its docstring, the page that tells it, and all it exports."
     def text(markdown): return quarto_to_myst.myst(markdown, link)
     page = re.search(r"File to edit: (?:\.\./)*(nbs/.+)\.ipynb", source)
-    where = f"\n\nTold in {{doc}}`/{page[1]}`." if page else ""
+    where = f"\n\nTold on the page {{doc}}`/{page[1]}`." if page else ""
     notes = docments.comments(source)
     parts = [entry(e.node, notes, text) for e in exports]
     return f"# {module}\n\n```{{py:module}} {module}\n```\n\n{told(source, text)}{where}\n\n" + "\n\n".join(parts) + "\n"

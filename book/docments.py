@@ -71,11 +71,14 @@ def definitions(source: str) -> list[ast.AST]:
     return [node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
 
 
-def documented(source: str) -> list[tuple[str, list[Parameter]]]:
-    "Every public function or class of a cell that has at least one such comment, with its parameters."
+def documented(source: str) -> list[tuple[list[str], list[Parameter]]]:
+    "The public functions and classes of a cell with at least one such comment, and their parameters; those with the same ones together."
     notes = comments(source)
-    found = [(node.name, parameters(node, notes)) for node in definitions(source) if not node.name.startswith("_")]
-    return [(name, rows) for name, rows in found if any(row.meaning for row in rows)]
+    found: dict[tuple, list[str]] = {}
+    for node in definitions(source):
+        if not node.name.startswith("_"):
+            found.setdefault(tuple(parameters(node, notes)), []).append(node.name)
+    return [(names, list(rows)) for rows, names in found.items() if any(row.meaning for row in rows)]
 
 
 def bare(source: str) -> str:

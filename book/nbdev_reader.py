@@ -54,13 +54,14 @@ def code_cell(cell, link) -> list[nbformat.NotebookNode]:
     tables = docments.documented(source) if EXPORTED & options.keys() else []
     cell.source = docments.bare(source) if tables else source
     cell.metadata = nbformat.NotebookNode(tags=[*cell.metadata.get("tags", []), *tags(options, source)], mystnb=figure(options, link))
-    return [cell] + [table_cell(cell, name, rows, link) for name, rows in tables]
+    return [cell] + [table_cell(cell, names, rows, link) for names, rows in tables]
 
 
-def table_cell(cell, name, rows, link) -> nbformat.NotebookNode:
-    "The parameters of one function as a Markdown cell."
+def table_cell(cell, names, rows, link) -> nbformat.NotebookNode:
+    "The parameters of one function, or of several that take the same, as a Markdown cell."
     def text(markdown): return quarto_to_myst.myst(markdown, link)
-    return nbformat.v4.new_markdown_cell(docments.as_table(text(f"`{name}`"), rows, text), id=f"{cell.id}-{name}"[:64].lower())
+    title = text(" ".join(f"`{name}`" for name in names))
+    return nbformat.v4.new_markdown_cell(docments.as_table(title, rows, text), id=f"{cell.id}-{names[0]}"[:64])
 
 
 def tags(options: dict, source: str) -> list[str]:
