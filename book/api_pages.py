@@ -63,7 +63,8 @@ def module_page(module: str, source: str, exports: list[docments.Export], link) 
 def entry(node: ast.AST, notes: dict, text, kind: str = "function") -> str:
     "One function, class or constant with docstring and parameters; a class with its public methods."
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return fenced("data", docments._name(node), f":value: {ast.unparse(node.value)[:200]}" if node.value else "")
+        value = f":value: {ast.unparse(node.value)[:200]}\n\n" if node.value else ""
+        return fenced("data", docments.name_of(node), value + text(notes.get(node.end_lineno, (0, ""))[1]))
     inner = [told(node, text)]
     rows = docments.parameters(node, notes)
     with_table = any(row.meaning for row in rows)

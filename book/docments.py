@@ -51,8 +51,8 @@ def parameters(
 def arguments(a: ast.arguments) -> list[tuple[str, ast.arg, ast.AST | None]]:
     "Stars, argument and default of every argument, as written, but for self and cls."
     plain = a.posonlyargs + a.args
-    found = list(zip([""] * len(plain), plain, [None] * (len(plain) - len(a.defaults)) + a.defaults))
-    found += [("*", a.vararg, None)] * bool(a.vararg) + list(zip([""] * len(a.kwonlyargs), a.kwonlyargs, a.kw_defaults))
+    found = list(zip([""] * len(plain), plain, [None] * (len(plain) - len(a.defaults)) + a.defaults, strict=True))
+    found += [("*", a.vararg, None)] * bool(a.vararg) + list(zip([""] * len(a.kwonlyargs), a.kwonlyargs, a.kw_defaults, strict=True))
     return [row for row in found + [("**", a.kwarg, None)] * bool(a.kwarg) if row[1].arg not in ("self", "cls")]
 
 
@@ -111,12 +111,13 @@ def exports(package: pathlib.Path) -> list[Export]:
         tree = ast.parse(path.read_text("utf8"))
         parts = path.relative_to(package.parent).with_suffix("").parts
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        public = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and _name(node) == "__all__"]
-        found += [Export(_name(node), module, node) for node in tree.body if public and _name(node) in public[0]]
+        public = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and name_of(node) == "__all__"]
+        found += [Export(name_of(node), module, node) for node in tree.body if public and name_of(node) in public[0]]
     return found
 
 
-def _name(node: ast.AST) -> str:
+def name_of(node: ast.AST) -> str:
+    "What a definition or an assignment defines."
     targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
     return getattr(node, "name", "") or getattr(targets[0], "id", "")
 

@@ -15,6 +15,7 @@ TOKEN = re.compile(r"""
 | (?P<cites>   \[(?P<inner>[^\[\]`$]*(?<![\w\\])@[^\[\]`$]*)\](?![(\[]) )
 | (?P<link>    \[(?:[^\[\]]|\[[^\]]*\])*\] \([^)\n]*\) )
 | (?P<angle>   <[^<>\s][^<>\n]*> )
+| (?P<shortcode> \{\{<[^\n]*?>\}\} )
 | (?P<bare>    (?<![\w@/\\.])@(?P<key>[A-Za-z](?:[\w:.-]*\w)?) )
 """, re.X | re.M | re.S)
 DIV = re.compile(r"[ \t]*:{3,}[ \t]*(?P<attributes>\{.*\}|[\w.-]+)?[ \t]*:*[ \t]*$")
@@ -31,7 +32,8 @@ def myst(
     link=lambda name: None,  # name in backticks -> full Python name of what the package exports, or None
 ) -> str:
     "The same text in MyST: equations, figures, tables, sections, references, citations, callouts, links to the API."
-    rules = {"code": code, "equation": equation, "table": table, "heading": heading, "figure": figure, "cites": cites, "bare": bare}
+    rules = {"code": code, "equation": equation, "table": table, "heading": heading, "figure": figure, "cites": cites, "bare": bare,
+             "shortcode": shortcode}
 
     def translated(token: re.Match) -> str:
         rule = rules.get(token.lastgroup)
@@ -94,11 +96,16 @@ def cites(token, again, link) -> str:
         raise QuartoError(f"{token[0]}: each part between semicolons needs exactly one @key")
     roles = [cross_reference(part["key"]) for part in parts]
     if all(roles):
-        return ", ".join(part["before"].strip() + role + part["after"].rstrip() for part, role in zip(parts, roles))
+        return ", ".join(part["before"].strip() + role + part["after"].rstrip() for part, role in zip(parts, roles, strict=True))
     if not any(part["before"].strip() or part["after"].strip() or part["year"] for part in parts):
         return "{cite:p}`" + ",".join(part["key"] for part in parts) + "`"
     style = {"": "alp", "-": "year"}
     return "(" + "; ".join(f"{part['before'].lstrip()}{{cite:{style[part['year']]}}}`{part['key']}`{part['after'].rstrip()}" for part in parts) + ")"
+
+
+def shortcode(token, again, link) -> str:
+    "Quarto's shortcodes run Quarto; here they are refused."
+    raise QuartoError(f"{token[0]}: shortcodes need Quarto; say it in Markdown")
 
 
 def divs(text: str) -> str:

@@ -68,12 +68,12 @@ def plain(markdown: str, bibliography: str) -> str:
 
 
 def reference(key: str, bibliography: str) -> str:
-    "A cross reference or a citation in words. Raises `KeyError` for a key that the bibliography lacks."
+    "A cross reference or a citation in words; a key that the bibliography lacks ends the program with a message."
     if quarto_to_myst.cross_reference(key):
         return NAMES[key.partition("-")[0].lower()]
     entry = re.search(rf"^@\w+\{{{re.escape(key)},(.*?)^\}}", bibliography, re.M | re.S)
     if not entry:
-        raise KeyError(f"{key}: no such entry in book/references.bib")
+        sys.exit(f"{key}: no such entry in book/references.bib")
     authors = [name.partition(",")[0].strip(" {}") for name in re.split(r"\s+and\s+", field(entry[1], "author"))]
     named = authors[0] + (" et al." if len(authors) > 2 else f" and {authors[1]}" if len(authors) == 2 else "")
     return f"{named} {field(entry[1], 'year')}".strip()
@@ -90,7 +90,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 when README.md is out of step")
     check = parser.parse_args().check
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
-    made = dict(zip(("README.md", FIGURE), readme(notebook, (ROOT / "book" / "references.bib").read_text("utf8"))))
+    made = dict(zip(("README.md", FIGURE), readme(notebook, (ROOT / "book" / "references.bib").read_text("utf8")), strict=True))
     stale = [name for name, content in made.items() if not (ROOT / name).exists() or (ROOT / name).read_text("utf8") != content]
     if check and stale:
         sys.exit(f"{' and '.join(stale)} out of step with nbs/index.ipynb: run `python book/readme.py` and commit")
