@@ -360,7 +360,8 @@ def test_formulas_are_drawn_without_a_network(pages, tmp_path):
     if not browser:
         pytest.skip("no chromium on this machine")
     page = next(path for path in sorted(pages) if path.stem == "01_units")
-    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                "--disable-sync", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=9000", f"--user-data-dir={tmp_path}"]
-    done = subprocess.run([browser, *switches, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    switches += ["--disable-sync", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=9000"]
+    command = [browser, *switches, f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.count("<mjx-container") > 10 and "\\frac" not in re.sub(r"(?s)<pre.*?</pre>", "", done.stdout)
