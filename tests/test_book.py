@@ -313,6 +313,7 @@ def pages():
     index = HTML / "searchindex.js"
     if not index.exists() or index.stat().st_mtime < max(path.stat().st_mtime for path in sources if path.is_file()):
         pytest.importorskip("jupyter_book", reason="no rendered book, and no book extra to build it with: make book")
+        shutil.rmtree(HTML.parent, ignore_errors=True)
         program = "from jupyter_book.cli.main import main; main()"
         done = subprocess.run([sys.executable, "-c", program, *BUILD], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
