@@ -1,4 +1,4 @@
-"""The book's Sphinx extension: reads nbdev pages in memory, writes the API pages from the package, numbers pages by their folders.
+"""The book's Sphinx extension: reads nbdev pages in memory, writes the API pages from the package, numbers pages by chapter.
 
 A page's cells are changed on the way into Sphinx only; the notebooks stay as they are, and nothing is executed.
 """
@@ -127,25 +127,23 @@ def collect(app, config):
         api_pages.write(root, config.exported_names)
 
 
-def place(docname: str) -> tuple[int, int] | None:
-    "Chapter and page from a docname: nbs/01_autoencoder/02_model is page 1.2."
-    numbers = re.fullmatch(r"nbs/(\d+)_\w+/(\d+)_\w+", docname)
-    return numbers and (int(numbers[1]), int(numbers[2]))
+def chapter(docname: str) -> tuple[int, ...]:
+    "The chapter that a page belongs to, from its folder: nbs/01_autoencoder/02_model is in chapter 1. Other pages are in none."
+    return tuple(int(number) for number in re.findall(r"^nbs/(\d+)_\w+/", docname))
 
 
-def number_by_folder(collector, env):
-    "Sphinx numbers the pages 1, 2, 3 ...; put the numbers of folder and file in place of that, everywhere."
+def number_by_chapter(collector, env):
+    "Sphinx numbers the pages of each part 1, 2, 3 ...; put the number of the chapter before that, everywhere."
     from sphinx.addnodes import compact_paragraph
     from sphinx.environment.collectors.toctree import TocTreeCollector
 
     changed = TocTreeCollector.assign_section_numbers(collector, env)
     for docname, numbers in env.toc_secnumbers.items():
-        if where := place(docname):
-            env.toc_secnumbers[docname] = {anchor: number and where + tuple(number[1:]) for anchor, number in numbers.items()}
-            env.titles[docname]["secnumber"] = where
-            for entry in env.tocs[docname].findall(compact_paragraph):
-                if number := entry[0].get("secnumber"):
-                    entry[0]["secnumber"] = where + tuple(number[1:])
+        before = chapter(docname)
+        env.toc_secnumbers[docname] = {anchor: number and before + tuple(number) for anchor, number in numbers.items()}
+        for titled in [env.titles[docname], *(entry[0] for entry in env.tocs[docname].findall(compact_paragraph))]:
+            if titled.get("secnumber"):
+                titled["secnumber"] = before + tuple(titled["secnumber"])
     return changed
 
 
@@ -153,7 +151,7 @@ def setup(app):
     "Hook everything in."
     from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
-    TocTreeCollectorWithStyles.assign_section_numbers = number_by_folder  # numbering styles of the table of contents are not used here
+    TocTreeCollectorWithStyles.assign_section_numbers = number_by_chapter  # numbering styles of the table of contents are not used here
     app.add_config_value("exported_names", [], "")
     app.connect("config-inited", collect, priority=100)
     app.connect("source-read", read)
