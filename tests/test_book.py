@@ -348,6 +348,13 @@ def test_nothing_of_quarto_or_nbdev_is_left_in_the_text(pages):
         assert not re.search(r"@(eq|fig|tbl|sec)-|\{#|:::|#\||\{\.callout|\[@", said), path
 
 
+def test_pages_are_numbered_by_chapter_and_position(pages):
+    for part in yaml.safe_load((ROOT / "book/_toc.yml").read_text())["parts"]:
+        for position, name in enumerate(in_toc(part) if part.get("numbered") else [], start=1):
+            title = re.search(r'<h1>.*?section-number">([\d.]+)', (HTML / f"{name}.html").read_text("utf8"))
+            assert title and title[1] == f"{int(name.split('/')[1][:2])}.{position}.", name
+
+
 def test_every_module_has_an_api_page(pages):
     modules = {export.module for export in docments.exports(ROOT / "mimo_jax")}
     assert {path.stem for path in (HTML / "book/api").glob("mimo_jax*.html")} == modules
