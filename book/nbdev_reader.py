@@ -133,17 +133,21 @@ def chapter(docname: str) -> tuple[int, ...]:
 
 
 def number_by_chapter(collector, env):
-    "Sphinx numbers the pages of each part 1, 2, 3 ...; put the number of the chapter before that, everywhere."
+    "Sphinx numbers all pages 1, 2, 3 ...; put chapter and position in the chapter in place of that, everywhere."
     from sphinx.addnodes import compact_paragraph
     from sphinx.environment.collectors.toctree import TocTreeCollector
 
-    changed = TocTreeCollector.assign_section_numbers(collector, env)
+    changed, first = TocTreeCollector.assign_section_numbers(collector, env), {}
     for docname, numbers in env.toc_secnumbers.items():
-        before = chapter(docname)
-        env.toc_secnumbers[docname] = {anchor: number and before + tuple(number) for anchor, number in numbers.items()}
+        where = chapter(docname)
+        start = first.setdefault(where, env.titles[docname]["secnumber"][0])
+
+        def place(number, where=where, start=start):
+            return number and (*where, number[0] - start + 1, *number[1:])
+
+        env.toc_secnumbers[docname] = {anchor: place(number) for anchor, number in numbers.items()}
         for titled in [env.titles[docname], *(entry[0] for entry in env.tocs[docname].findall(compact_paragraph))]:
-            if titled.get("secnumber"):
-                titled["secnumber"] = before + tuple(titled["secnumber"])
+            titled["secnumber"] = place(titled.get("secnumber"))
     return changed
 
 
