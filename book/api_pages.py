@@ -57,7 +57,7 @@ def module_page(module: str, source: str, exports: list[docments.Export], link) 
     where = f"\n\nTold on the page {{doc}}`/{page[1]}`." if page else ""
     notes = docments.comments(source)
     parts = [entry(e.node, notes, text) for e in exports]
-    return f"# {module}\n\n```{{py:module}} {module}\n```\n\n{told(source, text)}{where}\n\n" + "\n\n".join(parts) + "\n"
+    return f"# {module.partition('.')[2] or module}\n\n```{{py:module}} {module}\n```\n\n{told(source, text)}{where}\n\n" + "\n\n".join(parts) + "\n"
 
 
 def entry(node: ast.AST, notes: dict, text, kind: str = "function") -> str:
@@ -72,6 +72,8 @@ def entry(node: ast.AST, notes: dict, text, kind: str = "function") -> str:
         inner.append(docments.as_table("field" if isinstance(node, ast.ClassDef) else "parameter", rows, text))
     if isinstance(node, ast.ClassDef):
         inner += [entry(method, notes, text, "method") for method in methods(node)]
+    if kind == "method" and any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return fenced("property", node.name, (f":type: {docments.as_written(node.returns)}\n\n" if node.returns else "") + "\n\n".join(inner))
     kind = "class" if isinstance(node, ast.ClassDef) else kind
     return fenced(kind, signature(node, with_table), "\n\n".join(inner))
 

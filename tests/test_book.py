@@ -155,6 +155,9 @@ class Net(nnx.Module):
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         "Build it."
     def _hidden(self): ...
+    @cached_property
+    def depth(self) -> int:
+        "How deep."
     def __call__(
         self,
         x: Array,  # input
@@ -166,7 +169,7 @@ def inner(): ...
     text = (tmp_path / "book/api/mimo_jax.net.md").read_text()
     assert "{doc}`/nbs/01_net/02_net`" in text and "{py:data} SIZE\n:value: 3\n\nhow *big*\n" in text and "A network ({eq}`eq-x`)." in text
     assert ":::::{py:class} Net\n" in text and "::::{py:method} __init__(width: int, *, rngs: nnx.Rngs)\n" in text
-    assert "{py:method} __call__(x)\n" in text
+    assert "{py:method} __call__(x)\n" in text and "{py:property} depth\n:type: int\n\nHow deep." in text and text.startswith("# net\n")
     assert "{py:function} plain(n: int=2) -> int\n" in text and "_hidden" not in text and "inner" not in text
     assert "{py:mod}`mimo_jax.net`\n  - One line, $x$." in (tmp_path / "book/api/index.md").read_text()
     (package / "net.py").unlink()
