@@ -15,6 +15,7 @@ from hypothesis import given, strategies as st
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "book"))
 import api_pages  # noqa: E402
+import contents  # noqa: E402
 import docments  # noqa: E402
 import nbdev_reader  # noqa: E402
 from quarto_to_myst import QuartoError, myst  # noqa: E402
@@ -207,11 +208,30 @@ def test_every_page_is_in_both_tables_of_contents():
     there = {str(path.relative_to(ROOT).with_suffix("")) for kind in ("*.ipynb", "*.md", "*.qmd") for path in (ROOT / "nbs").rglob(kind)
              if ".ipynb_checkpoints" not in path.parts}
     missing, gone = there - set(toc), {page for page in toc if page.startswith("nbs/")} - there
-    assert not missing, f"add to book/_toc.yml and _quarto.yml: {sorted(missing)}"
-    assert not gone, f"in book/_toc.yml but not in nbs/: {sorted(gone)}"
+    assert not missing, f"run python book/contents.py: book/_toc.yml and _quarto.yml lack {sorted(missing)}"
+    assert not gone, f"run python book/contents.py: in book/_toc.yml but not in nbs/: {sorted(gone)}"
     assert len(set(toc)) == len(toc)
     assert quarto == ["index", *[page for page in toc if page not in ("nbs/index", "book/api/index")]]
     assert (ROOT / "index.qmd").read_text().split() == ["{{<", "include", "README.md", ">}}"]
+
+
+def test_contents_are_made_from_the_folders(tmp_path, monkeypatch):
+    for page in ("00_foundations/02_b", "00_foundations/01_a", "90_command_line/01_cli"):
+        (tmp_path / "nbs" / page).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nbs" / f"{page}.ipynb").touch()
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_quarto.yml").write_text("book:\n  title: t\n  chapters:\n    - old.qmd\n\nbibliography: b.bib\n")
+    monkeypatch.setattr(contents, "ROOT", tmp_path)
+    contents.main()
+    first, second, _ = yaml.safe_load((tmp_path / "book/_toc.yml").read_text())["parts"]
+    assert first == {"caption": "Foundations", "numbered": 1, "chapters": [{"file": "nbs/00_foundations/01_a"}, {"file": "nbs/00_foundations/02_b"}]}
+    assert second == {"caption": "Command line", "chapters": [{"file": "nbs/90_command_line/01_cli"}]}
+    made = yaml.safe_load((tmp_path / "_quarto.yml").read_text())
+    assert made["bibliography"] == "b.bib" and in_quarto(made["book"]["chapters"]) == ["index", *in_toc([first, second]), "book/references"]
+    (tmp_path / "nbs/77_odd").mkdir()
+    (tmp_path / "nbs/77_odd/01_x.ipynb").touch()
+    with pytest.raises(SystemExit, match="nbs/77_odd: no such part"):
+        contents.main()
 
 
 def test_parts_hold_the_pages_of_their_folder_in_order():
