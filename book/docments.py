@@ -57,7 +57,17 @@ def arguments(a: ast.arguments) -> list[tuple[str, ast.arg, ast.AST | None]]:
 
 
 def _row(name, kind, default, line, notes) -> Parameter:
-    return Parameter(name, *("" if part is None else as_written(part) for part in (kind, default)), notes.get(line, (0, ""))[1])
+    kind, help_text = annotated(kind)
+    return Parameter(name, *("" if part is None else as_written(part) for part in (kind, default)), notes.get(line, (0, help_text))[1])
+
+
+def annotated(kind: ast.AST | None) -> tuple[ast.AST | None, str]:
+    "Type and help text of `Annotated[type, typer.Option(help=...)]`, as the commands have it; what the text computes is left out."
+    if not (isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Annotated" and isinstance(kind.slice, ast.Tuple)):
+        return kind, ""
+    texts = [word.value for node in kind.slice.elts[1:] if isinstance(node, ast.Call) for word in node.keywords if word.arg == "help"]
+    parts = [part for text in texts[:1] for part in (text.values if isinstance(text, ast.JoinedStr) else [text])]
+    return kind.slice.elts[0], "".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)
 
 
 def as_written(node: ast.AST) -> str:

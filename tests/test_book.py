@@ -137,6 +137,11 @@ def test_fields_of_a_class_become_a_table():
     assert "* - `n` `= 3`\n  - `int`\n  - trials" in table.source
 
 
+def test_options_of_commands_tell_themselves():
+    _, table = read(code('#| export\ndef f(n: Annotated[int, typer.Option(help=f"Size: {x}.")] = 1, m: Annotated[str, typer.Argument()] = "a"): ...'))
+    assert "* - `n` `= 1`\n  - `int`\n  - Size: ….\n* - `m` `= \"a\"`\n  - `str`\n  - \n" in table.source
+
+
 def test_a_labelled_picture_is_a_numbered_figure():
     (cell,) = read(code('#| label: fig-ber\n#| fig-cap: "By @eq-x:\n#|   two lines."\n#| fig-alt: falling\nplt.show()'))
     assert cell.metadata.mystnb == {"figure": {"name": "fig-ber", "caption": "By {eq}`eq-x`: two lines."}, "image": {"alt": "falling"}}
