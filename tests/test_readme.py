@@ -88,7 +88,7 @@ def test_the_five_papers_are_cited_by_title_and_author():
 
 
 def test_the_state_of_each_chapter_is_true():
-    rows = re.findall(r"^\| (?:(\d) )?([\w -]+?) \|.*\| ([\w ]+) \|$", README, re.M)
+    rows = re.findall(r"^\| \[?(?:(\d) )?([\w -]+?)(?:\]\(.*?\))? \|.*\| ([\w ]+) \|$", README, re.M)
     states = {int(number or 0): state for number, _, state in rows if state != "state"}
     built = {int(folder.name[:2]) for folder in (ROOT / "nbs").glob("[0-9][0-9]_*") if any(folder.glob("*.ipynb"))}
     assert states.keys() == set(range(6)) and set(states.values()) <= {"built", "first thread", "planned"}
