@@ -40,6 +40,7 @@ lab: $(VENV)/.installed-nb  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs
 
 book: $(VENV)/.installed-book  ## the book as HTML in book/_build/html; warnings are errors
+	rm -rf book/_build book/api
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W --keep-going
 
 results: $(VENV)/.installed-core  ## make results CHAPTER=autoencoder PRESET=laptop
