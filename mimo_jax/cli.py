@@ -34,10 +34,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of results files [default: the nearest results folder].")]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"mimo-jax {mimo_jax.__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()
