@@ -109,7 +109,7 @@ _BUILT_IN = [
 ]
 SETS = {s.name: s for s in [*_BUILT_IN, _csinet("indoor", "in"), _csinet("outdoor", "out"), _CIFAR100, _FSDD, *_LIBRISPEECH]}
 
-
+# %% ../nbs/00_foundations/03_data.ipynb #ec28a121
 def lookup(
     name: str,  # name of a set
 ) -> DataSet:
@@ -154,7 +154,7 @@ def status(
     n_bytes = sum(path.stat().st_size for paths in found for path in paths)
     return Status(name, state, str(home() / known.folder), n_bytes, known.terms, how_to_get(known))
 
-
+# %% ../nbs/00_foundations/03_data.ipynb #e8c381c8
 def find(
     name: str,  # name of a set
     *files: str,  # patterns of the files that are needed; all of the set's when none is given
@@ -213,6 +213,7 @@ def fsdd(
     split: str = "train",  # "train" or "test": recordings 5 to 49, or 0 to 4, of each speaker and digit
 ) -> Speech:
     "The Free Spoken Digit Dataset: waveforms at 8 kHz, words, speakers."
+    _check_part("fsdd", split)
     return data_formats.read_fsdd(find("fsdd"), split)
 
 
@@ -252,7 +253,7 @@ def manifest_path(folder: Path, name: str) -> Path:
     "Where the manifest of a set stands."
     return folder / f"manifest-{name}.json"
 
-
+# %% ../nbs/00_foundations/03_data.ipynb #107f027c
 def write_manifest(
     folder: Path,  # the folder of the set
     name: str,  # name of the set
@@ -265,7 +266,7 @@ def write_manifest(
         part.write_text(json.dumps({"name": name, **facts, "sha256": sums}, indent=1) + "\n")
     return manifest_path(folder, name)
 
-# %% ../nbs/00_foundations/03_data.ipynb #107f027c
+# %% ../nbs/00_foundations/03_data.ipynb #bd192cdf
 def _download(archive: Archive, folder: Path, progress) -> Path:
     pooch = optional("pooch", "fetching")
     pooch.get_logger().setLevel("ERROR")
@@ -278,7 +279,7 @@ def _download(archive: Archive, folder: Path, progress) -> Path:
     except OSError as error:
         raise RuntimeError(f"{archive.url}: the download failed, and nothing was kept. Try again ({type(error).__name__})") from error
 
-
+# %% ../nbs/00_foundations/03_data.ipynb #0df585b8
 def fetch(
     wanted: str | DataSet,  # name or record of a set
     progress=None,  # an object with `total` and `update(n)`, or None
@@ -327,7 +328,7 @@ def _samples(name: str, part: str) -> int:
         return len(cifar100(part).images)
     return len(fsdd(part).audio) if name == "fsdd" else sum(1 for _ in utterances(find(name)))
 
-
+# %% ../nbs/00_foundations/03_data.ipynb #b2870cd6
 def changed_files(
     name: str,  # name of a set
 ) -> Iterator[Checked]:
