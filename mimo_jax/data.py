@@ -23,7 +23,8 @@ import platformdirs
 from jaxtyping import Complex64, Float32
 
 from . import data_formats
-from .data_formats import Images, Speech, naming, optional, utterances, writing_whole
+from .data_formats import Images, Speech, naming, optional, utterances
+from .experiment import read_json, write_whole
 
 # %% ../nbs/00_foundations/03_data.ipynb #47f18566
 def home() -> Path:
@@ -262,8 +263,7 @@ def write_manifest(
 ) -> Path:
     "Write down what a set consists of, `manifest-NAME.json`: every file with its SHA-256, and where it comes from."
     sums = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(files)}
-    with writing_whole(manifest_path(folder, name)) as part:
-        part.write_text(json.dumps({"name": name, **facts, "sha256": sums}, indent=1) + "\n")
+    write_whole(manifest_path(folder, name), json.dumps({"name": name, **facts, "sha256": sums}, indent=1) + "\n")
     return manifest_path(folder, name)
 
 # %% ../nbs/00_foundations/03_data.ipynb #bd192cdf
@@ -336,7 +336,7 @@ def changed_files(
     folder = find(name)
     manifest = manifest_path(folder, name)
     with naming(manifest):
-        sums = json.loads(manifest.read_text())["sha256"] if manifest.exists() else {}
+        sums = read_json(manifest)["sha256"] if manifest.exists() else {}
         bad = {file: not (folder / file).is_file() for file, known in sums.items() if not (folder / file).is_file() or sha256(folder / file) != known}
     for file, gone in bad.items():
         yield Checked(file, 0, 0, f"{folder / file} {'is gone' if gone else 'has changed since it was written'}; {manifest.name} remembers it")

@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'naming', 'optional', 'check_mat5', 'check_variable', 'read_mat', 'read_csi', 'read_csi_frequency',
-           'writing_whole', 'write_mat', 'read_pickle', 'Images', 'read_cifar100', 'Speech', 'read_wav', 'read_fsdd',
-           'read_flac', 'utterances', 'read_librispeech']
+           'read_pickle', 'Images', 'read_cifar100', 'Speech', 'read_wav', 'read_fsdd', 'read_flac', 'utterances',
+           'read_librispeech']
 
 # %% ../nbs/00_foundations/03_data_formats.ipynb #fa24f305
 import importlib
-import os
 import pickle
 import re
-import tempfile
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,34 +149,6 @@ def read_csi_frequency(
             raise ValueError(f"HF_all is of type {x.dtype}; expected complex numbers")
         _check_finite(x, "HF_all")
         return np.ascontiguousarray(x, np.complex64).reshape(-1, 32, 125)
-
-# %% ../nbs/00_foundations/03_data_formats.ipynb #77301080
-@contextmanager
-def writing_whole(
-    path: Path | str,  # the file to write
-) -> Iterator[Path]:
-    "A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."
-    handle, part = tempfile.mkstemp(dir=Path(path).parent, prefix=f".{Path(path).name}.", suffix=".part")
-    os.close(handle)
-    try:
-        yield Path(part)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
-
-# %% ../nbs/00_foundations/03_data_formats.ipynb #088f383d
-def write_mat(
-    path: Path | str,  # the file to write
-    key: str,  # the name of its one variable
-    x: Num[np.ndarray, "sample width"],  # samples in rows
-    compress: bool = True,  # deflate it, as MATLAB does
-) -> None:
-    "Write one variable as a MATLAB 5 file. Raises `ValueError` beyond 2 GiB, the most that a variable of that format holds."
-    if x.nbytes >= 2**31:
-        raise ValueError(f"{path}: {key} of shape {x.shape} takes {x.nbytes} bytes; a MATLAB 5 variable holds less than 2**31. Write fewer samples")
-    with writing_whole(path) as part, part.open("wb") as file:
-        scipy.io.savemat(file, {key: x}, do_compression=compress)
 
 # %% ../nbs/00_foundations/03_data_formats.ipynb #c7995d5e
 _ARRAY = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}

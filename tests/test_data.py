@@ -52,7 +52,8 @@ def mat73(path, key="HT", x=IMAGES):
     if np.iscomplexobj(x):
         pairs["real"], pairs["imag"] = x.T.real, x.T.imag
     with h5py.File(path, "w", userblock_size=512) as file:
-        file.create_dataset(key, data=pairs, chunks=True, compression="gzip").attrs["MATLAB_class"] = np.bytes_("double")
+        packing = {"chunks": True, "compression": "gzip"} if x.size else {}
+        file.create_dataset(key, data=pairs, **packing).attrs["MATLAB_class"] = np.bytes_("double")
     with open(path, "r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
 
@@ -125,8 +126,6 @@ def test_blocks_of_a_large_hdf5_file_join(tmp_path):
     (IMAGES + 1j, "HT is of type complex64|HT is of type complex128"),
 ])
 def test_wrong_contents_are_named(write, x, problem, tmp_path):
-    if not x.size and write is mat73:
-        pytest.skip("h5py cannot chunk an empty data set")
     write(tmp_path / "bad.mat", x=x)
     with pytest.raises(ValueError, match=problem) as refused:
         data_formats.read_csi(tmp_path / "bad.mat")
@@ -161,15 +160,8 @@ def test_hdf5_that_reads_another_file_is_refused(tmp_path):
             data_formats.read_csi(tmp_path / f"{name}.mat")
 
 
-def test_a_written_file_is_read_by_scipy_and_left_whole(tmp_path):
-    data_formats.write_mat(tmp_path / "x.mat", "HT", IMAGES)
-    np.testing.assert_array_equal(scipy.io.loadmat(tmp_path / "x.mat")["HT"], IMAGES)
-    with pytest.raises(RuntimeError), data_formats.writing_whole(tmp_path / "x.mat") as part:
-        part.write_text("half")
-        raise RuntimeError("power failure")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.mat"] and len(data_formats.read_csi(tmp_path / "x.mat")) == 5
-    with pytest.raises(ValueError, match="less than 2\\*\\*31"):
-        data_formats.write_mat(tmp_path / "y.mat", "HT", np.lib.stride_tricks.as_strided(IMAGES, (300_000, 2048), (0, 0)))
+def test_a_limit_of_nothing_is_refused(tmp_path):
+    mat5(tmp_path / "x.mat")
     with pytest.raises(ValueError, match="limit=0"):
         data_formats.read_csi(tmp_path / "x.mat", limit=0)
 
@@ -216,18 +208,14 @@ SENTINEL = ROOT / "tests" / "executed-by-a-pickle"
 @pytest.mark.parametrize(("attack", "named"), [
     (Hostile(os.system, f"touch {SENTINEL}"), "system"),
     (Hostile(eval, f"open({str(SENTINEL)!r}, 'w')"), "eval"),
-    (Hostile(getattr, os, "system"), "posix|nt|getattr|pickle|import"),
+    (Hostile(pickle.loads, b"cos\nsystem\n."), "loads"),
     (Hostile(np.load, "x.npy"), "load"),
     (Hostile(np.frombuffer, b"abc", "u1"), "frombuffer"),
     (Hostile(collections.OrderedDict), "OrderedDict"),
     (Hostile(importlib.import_module, "os"), "import_module"),
 ])
 def test_a_hostile_pickle_runs_nothing(attack, named, protocol, tmp_path):
-    try:
-        content = pickle.dumps({b"data": attack, b"fine_labels": []}, protocol)
-    except TypeError:
-        pytest.skip("this object cannot be pickled")
-    (tmp_path / "train").write_bytes(content)
+    (tmp_path / "train").write_bytes(pickle.dumps({b"data": attack, b"fine_labels": []}, protocol))
     with pytest.raises(ValueError, match=f"train: .*refused: it asks to run .*({named})"):
         data_formats.read_pickle(tmp_path / "train", "data")
     assert not SENTINEL.exists()
