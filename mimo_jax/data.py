@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETS', 'home', 'Archive', 'DataSet', 'lookup', 'Status', 'how_to_get', 'status', 'find', 'csi', 'csi_frequency',
-           'cifar100', 'fsdd', 'librispeech', 'digits', 'sha256', 'manifest_path', 'write_manifest', 'fetch', 'Checked',
-           'changed_files', 'verify']
+           'cifar100', 'fsdd', 'librispeech', 'digits', 'sha256', 'write_manifest', 'fetch', 'Checked', 'changed_files',
+           'verify']
 
 # %% ../nbs/00_foundations/03_data.ipynb #8ca934c3
 import hashlib
@@ -25,6 +25,7 @@ from jaxtyping import Complex64, Float32
 from . import data_formats
 from .data_formats import Images, Speech, naming, optional, utterances
 from .experiment import read_json, write_whole
+from .units import format_bytes
 
 # %% ../nbs/00_foundations/03_data.ipynb #47f18566
 def home() -> Path:
@@ -40,7 +41,7 @@ class Archive:
     url: str  # the publisher's address
     checksum: str | None  # as published, "md5:..."; None where the publisher states none
     inside: str  # the folder in the archive that becomes the set's folder
-    n_bytes: int  # size of the download
+    n_bytes: int  # size of the download; 0 where the publisher states none
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class DataSet:
     files: tuple[str, ...] = ()  # each pattern must match a file
     parts: tuple[tuple[str, int], ...] = ()  # the publisher's parts and the samples in each
     archive: Archive | None = None  # None where there is no stable address
+    manifest: str = "manifest.json"  # in the folder: what was written there, by us, with checksums
 
 # %% ../nbs/00_foundations/03_data.ipynb #3c4da2d4
 _CSI_TERMS = "none stated; cite Wen, Shih and Jin (2018)"
@@ -70,6 +72,7 @@ def _csinet(scenario: str, suffix: str) -> DataSet:
     return DataSet(
         f"csinet-{scenario}", f"CsiNet's COST 2100 channels, {scenario}: 32 x 32 angular-delay images", _CSI_TERMS,
         _CSI_HOW.replace("SCENARIO", scenario), "cost2100", files, (("train", 100_000), ("val", 30_000), ("test", 20_000), ("frequency", 20_000)),
+        manifest=f"manifest_{suffix}.json",
     )
 
 # %% ../nbs/00_foundations/03_data.ipynb #1d5b2d98
@@ -101,12 +104,12 @@ _FSDD_REPO = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 _FSDD = DataSet(
     "fsdd", "Free Spoken Digit Dataset: 3,000 recordings of ten words, 6 speakers, 8 kHz", "CC BY-SA 4.0", "`mimo-jax data fetch {name}`",
     "free-spoken-digit-dataset", ("recordings/*.wav",), (("train", 2_700), ("test", 300)),
-    Archive(f"{_FSDD_REPO}/archive/refs/tags/v1.0.10.tar.gz", None, "free-spoken-digit-dataset-1.0.10", 16_000_000),
+    Archive(f"{_FSDD_REPO}/archive/refs/tags/v1.0.10.tar.gz", None, "free-spoken-digit-dataset-1.0.10", 0),
 )
 _BUILT_IN = [
-    DataSet("digits", "1,797 handwritten digits of 8 x 8, bundled with scikit-learn", "CC BY 4.0 (UCI)", "`mimo_jax.data.digits()`"),
-    DataSet("speech", "spoken digits from a formant synthesiser", "none: generated", "`mimo_jax.speech.spoken_digits(key, n)`"),
-    DataSet("channels", "geometry-based COST 2100 channels", "none: generated", "`mimo_jax.phy.cost2100`, or `mimo-jax data generate`"),
+    DataSet("digits", "1,797 handwritten digits of 8 x 8, bundled with scikit-learn", "CC BY 4.0 (UCI)", "`mimo_jax.data.digits`"),
+    DataSet("speech", "spoken digits from a formant synthesiser", "none: generated", "`mimo_jax.speech.spoken_digits`"),
+    DataSet("channels", "geometry-based COST 2100 channels", "none: generated", "`mimo-jax data generate`"),
 ]
 SETS = {s.name: s for s in [*_BUILT_IN, _csinet("indoor", "in"), _csinet("outdoor", "out"), _CIFAR100, _FSDD, *_LIBRISPEECH]}
 
@@ -139,7 +142,7 @@ def how_to_get(
     known: DataSet,  # a set
 ) -> str:
     "One sentence: how to get a set, or how to use one that is built in."
-    size = f" (a download of {known.archive.n_bytes / 1e6:,.0f} MB)" if known.archive else ""
+    size = f" (a download of {format_bytes(known.archive.n_bytes)})" if known.archive and known.archive.n_bytes else ""
     return known.how.format(name=known.name, folder=home() / str(known.folder)) + size
 
 # %% ../nbs/00_foundations/03_data.ipynb #586fda5a
@@ -153,7 +156,14 @@ def status(
     found = [_matches(known, pattern) for pattern in known.files]
     state = "present" if all(found) else "partial" if any(found) else "absent"
     n_bytes = sum(path.stat().st_size for paths in found for path in paths)
-    return Status(name, state, str(home() / known.folder), n_bytes, known.terms, how_to_get(known))
+    return Status(name, state, str(home() / known.folder), n_bytes, _terms(known), how_to_get(known))
+
+
+def _terms(known: DataSet) -> str:
+    "The publisher's terms, unless the files were generated on this machine."
+    manifest = home() / str(known.folder) / known.manifest
+    facts = read_json(manifest) if manifest.exists() else {}
+    return f"none: generated, {facts['scenario']}, seed {facts['seed']}" if "scenario" in facts else known.terms
 
 # %% ../nbs/00_foundations/03_data.ipynb #e8c381c8
 def find(
@@ -249,22 +259,15 @@ def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
-def manifest_path(folder: Path, name: str) -> Path:
-    "Where the manifest of a set stands."
-    return folder / f"manifest-{name}.json"
-
 # %% ../nbs/00_foundations/03_data.ipynb #107f027c
 def write_manifest(
-    folder: Path,  # the folder of the set
-    name: str,  # name of the set
-    files: list[Path],  # the files that belong to it
+    path: Path,  # the manifest, in the folder of the set
+    files: list[Path],  # the files that belong to the set
     **facts,  # what else to remember: source, seed, versions ...
-) -> Path:
-    "Write down what a set consists of, `manifest-NAME.json`: every file with its SHA-256, and where it comes from."
-    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(files)}
-    write_whole(manifest_path(folder, name), json.dumps({"name": name, **facts, "sha256": sums}, indent=1) + "\n")
-    return manifest_path(folder, name)
+) -> None:
+    "Write down what a set consists of: every file with its SHA-256, and where it comes from."
+    sums = {file.relative_to(path.parent).as_posix(): sha256(file) for file in sorted(files)}
+    write_whole(path, json.dumps({**facts, "sha256": sums}, indent=1) + "\n")
 
 # %% ../nbs/00_foundations/03_data.ipynb #bd192cdf
 def _download(archive: Archive, folder: Path, progress) -> Path:
@@ -307,7 +310,8 @@ def _unpack(file: Path, known: DataSet, archive: Archive, work: Path) -> Path:
         missing = [pattern for pattern in known.files if not any(folder.glob(pattern))]
         if missing:
             raise ValueError(f"the archive has no {archive.inside}/{missing[0]}")
-    write_manifest(folder, known.name, [path for path in folder.rglob("*") if path.is_file()], source=archive.url, checksum=archive.checksum)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    write_manifest(folder / known.manifest, files, name=known.name, source=archive.url, checksum=archive.checksum)
     return folder
 
 # %% ../nbs/00_foundations/03_data.ipynb #981a3148
@@ -334,7 +338,7 @@ def changed_files(
 ) -> Iterator[Checked]:
     "The files of a set that are gone or differ from its manifest; nothing where there is no manifest."
     folder = find(name)
-    manifest = manifest_path(folder, name)
+    manifest = folder / lookup(name).manifest
     with naming(manifest):
         sums = read_json(manifest)["sha256"] if manifest.exists() else {}
         bad = {file: not (folder / file).is_file() for file, known in sums.items() if not (folder / file).is_file() or sha256(folder / file) != known}

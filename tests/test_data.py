@@ -368,8 +368,8 @@ def test_home_is_the_variable_or_the_cache(monkeypatch):
 def test_missing_sets_say_how_to_get_them(home):
     for attempt, words in {
         data.csi: "csinet-indoor: no DATA_Htrainin.mat in .*cost2100.*Google|README of.*mimo-jax data generate --scenario indoor",
-        data.csi_frequency: "DATA_HtestFin_all.mat", data.cifar100: "mimo-jax data fetch cifar100.*169 MB",
-        data.fsdd: "mimo-jax data fetch fsdd", data.librispeech: "mimo-jax data fetch librispeech-dev-clean.*338 MB",
+        data.csi_frequency: "DATA_HtestFin_all.mat", data.cifar100: "mimo-jax data fetch cifar100.*161 MiB",
+        data.fsdd: "mimo-jax data fetch fsdd", data.librispeech: "mimo-jax data fetch librispeech-dev-clean.*322 MiB",
     }.items():
         with pytest.raises(FileNotFoundError, match=words):
             attempt()
