@@ -142,7 +142,7 @@ def how_to_get(
     known: DataSet,  # a set
 ) -> str:
     "One sentence: how to get a set, or how to use one that is built in."
-    size = f" (a download of {format_bytes(known.archive.n_bytes)})" if known.archive and known.archive.n_bytes else ""
+    size = f" (a download of {format_bytes(float(known.archive.n_bytes))})" if known.archive and known.archive.n_bytes else ""
     return known.how.format(name=known.name, folder=home() / str(known.folder)) + size
 
 # %% ../nbs/00_foundations/03_data.ipynb #586fda5a

@@ -59,9 +59,9 @@ def list_sets(as_json: AsJson = False):
 
 def _for_people(s: data.Status) -> dict:
     archive = data.lookup(s.name).archive
-    size = f" ({format_bytes(archive.n_bytes)})" if archive and archive.n_bytes else ""
+    size = f" ({format_bytes(float(archive.n_bytes))})" if archive and archive.n_bytes else ""
     get = f"mimo-jax data fetch{size}" if archive else s.how.strip("`") if s.state == "built in" else "see below"
-    return {"name": s.name, "state": s.state, "here": format_bytes(s.n_bytes) if s.n_bytes else "", "terms": s.terms, "get it": get}
+    return {"name": s.name, "state": s.state, "here": format_bytes(float(s.n_bytes)) if s.n_bytes else "", "terms": s.terms, "get it": get}
 
 
 @app.command()

@@ -499,6 +499,19 @@ def test_a_bad_download_leaves_nothing(path, error, words, home, shelf):
     assert not list(home.rglob("*"))
 
 
+def test_an_interrupt_leaves_nothing_and_can_be_repeated(home, shelf):
+    known = cifar_on(shelf)
+
+    class Impatient:
+        total = 0
+
+        def update(self, n): raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data.fetch(known, Impatient())
+    assert not list(home.rglob("*")) and data.fetch(known).is_dir()
+
+
 def test_a_bad_archive_leaves_nothing(home, shelf):
     folder, address = shelf
     known = cifar_on(shelf)

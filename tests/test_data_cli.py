@@ -34,7 +34,7 @@ def test_list_shows_every_set(command, tmp_path):
         assert set(known) == {"name", "state", "path", "n_bytes", "terms", "how"} and known["name"] in people.stdout
     write_images(tmp_path / "home" / "cifar-100-python")
     row = next(line for line in command("list").stdout.splitlines() if line.startswith("cifar100"))
-    assert "present" in row and format_bytes(sum(f.stat().st_size for f in (tmp_path / "home").rglob("*") if f.is_file())) in row
+    assert "present" in row and format_bytes(float(sum(f.stat().st_size for f in (tmp_path / "home").rglob("*") if f.is_file()))) in row
 
 
 def test_path_prints_a_folder_or_how_to_get_it(command, tmp_path):
