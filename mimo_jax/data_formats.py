@@ -168,7 +168,7 @@ class _Call:
         self.state = state
 
 # %% ../nbs/00_foundations/03_data_formats.ipynb #e9b7dba2
-class _Notes(pickle.Unpickler):
+class _Notes(pickle._Unpickler):  # the one in Python: in the one in C, a file of 12 bytes can ask for 13 GB
     "An unpickler that knows containers, strings and numbers, and takes notes of the calls an array is made of."
 
     def find_class(self, module, name):

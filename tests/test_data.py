@@ -12,6 +12,7 @@ import pickle
 import sys
 import tarfile
 import threading
+import tracemalloc
 import wave
 
 import h5py
@@ -231,6 +232,18 @@ def test_no_allowed_name_is_ever_called(tmp_path):
         (tmp_path / "train").write_bytes(content)
         with pytest.raises(ValueError, match="train: "):
             data_formats.read_pickle(tmp_path / "train", "data")
+
+
+def test_a_small_pickle_takes_little_memory(tmp_path):
+    "The unpickler in C makes room for every place up to the highest that a file names, here 2**24 of them."
+    (tmp_path / "train").write_bytes(b"\x80\x02}r\xff\xff\xff\x00.")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="no entry 'data'"):
+            data_formats.read_pickle(tmp_path / "train", "data")
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("change", "problem"), [
