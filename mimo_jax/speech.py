@@ -19,7 +19,7 @@ from .data_formats import WORDS, Speech
 # %% ../nbs/00_foundations/03_speech.ipynb #da976654
 RATE = 8000  # samples per second, Hz, as telephones and FSDD have it
 _HOP = 40  # samples per frame: 5 ms
-_HARMONICS = 48  # of the pitch, as many as fit below 4 kHz for the deepest voice
+_HARMONICS = 48  # of the pitch, which reach 3.9 kHz from 81 Hz on
 _BANDWIDTHS = np.array([60.0, 90.0, 150.0, 250.0], np.float32)  # of the formants, Hz
 
 
