@@ -264,10 +264,11 @@ def write_manifest(
     path: Path,  # the manifest, in the folder of the set
     files: list[Path],  # the files that belong to the set
     **facts,  # what else to remember: source, seed, versions ...
-) -> None:
-    "Write down what a set consists of: every file with its SHA-256, and where it comes from."
-    sums = {file.relative_to(path.parent).as_posix(): sha256(file) for file in sorted(files)}
-    write_whole(path, json.dumps({**facts, "sha256": sums}, indent=1) + "\n")
+) -> dict:
+    "Write down what a set consists of: every file with its SHA-256, and where it comes from. Returns what was written."
+    manifest = {**facts, "sha256": {file.relative_to(path.parent).as_posix(): sha256(file) for file in sorted(files)}}
+    write_whole(path, json.dumps(manifest, indent=1) + "\n")
+    return manifest
 
 # %% ../nbs/00_foundations/03_data.ipynb #bd192cdf
 def _download(archive: Archive, folder: Path, progress) -> Path:
@@ -340,7 +341,7 @@ def changed_files(
     folder = find(name)
     manifest = folder / lookup(name).manifest
     with naming(manifest):
-        sums = read_json(manifest)["sha256"] if manifest.exists() else {}
+        sums = read_json(manifest).get("sha256", {}) if manifest.exists() else {}
         bad = {file: not (folder / file).is_file() for file, known in sums.items() if not (folder / file).is_file() or sha256(folder / file) != known}
     for file, gone in bad.items():
         yield Checked(file, 0, 0, f"{folder / file} {'is gone' if gone else 'has changed since it was written'}; {manifest.name} remembers it")

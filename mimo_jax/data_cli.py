@@ -124,7 +124,17 @@ def generate(
     "Make COST 2100 channels in the files of CsiNet's data set, with a manifest of how they were made."
     from mimo_jax.phy import csi_dataset
 
-    folder = out or data.home() / "cost2100"
+    folder, suffix = out or data.home() / "cost2100", "in" if scenario.startswith("indoor") else "out"
+    record = folder / f"manifest_{suffix}.json"
+    if not record.exists() and any(_csi_files(folder, suffix)):
+        raise ValueError(f"{folder} holds {_csi_files(folder, suffix)[0].name}, which was not generated: choose another folder with --out")
     with _progress(f"{scenario} channels") as tell:
         manifest = csi_dataset.generate(scenario, samples, seed, folder, progress=tell)
+    if "sha256" not in manifest:
+        manifest = data.write_manifest(record, _csi_files(folder, suffix), **manifest)
     _show(manifest, as_json, f"{samples} {scenario} channels of seed {seed} are in {folder}")
+
+
+def _csi_files(folder: Path, suffix: str) -> list[Path]:
+    "The files of a CsiNet set in a folder, and the scales beside them."
+    return sorted([*folder.glob(f"*_H*{suffix}.mat"), *folder.glob(f"*_H*{suffix}_all.mat")])

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.io
 from typer.testing import CliRunner
 
 from mimo_jax import data
@@ -66,3 +67,50 @@ def test_bad_input_is_one_clear_error(command):
 def test_fetch_of_a_set_that_is_here_needs_no_network(command, tmp_path):
     write_images(tmp_path / "home" / "cifar-100-python")
     assert json.loads(command("fetch", "cifar100", "--json").stdout)["path"].endswith("cifar-100-python")
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    "A folder of 30 channels made by `mimo-jax data generate`, and what the command said."
+    folder = tmp_path_factory.mktemp("home") / "cost2100"
+    result = CliRunner().invoke(app, ["generate", "--samples", "30", "--seed", "3", "--out", str(folder), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    return folder, json.loads(result.stdout)
+
+
+def test_generated_files_are_the_official_ones(generated, monkeypatch):
+    folder, manifest = generated
+    monkeypatch.setenv("MIMO_JAX_DATA", str(folder.parent))
+    assert (manifest["scenario"], manifest["seed"], manifest["splits"]) == ("indoor", 3, {"train": 20, "val": 6, "test": 4})
+    assert manifest == json.loads((folder / "manifest_in.json").read_text()) and {"jax", "numpy", "mimo_jax"} <= set(manifest["versions"])
+    for split, n in manifest["splits"].items():
+        HT = scipy.io.loadmat(folder / f"DATA_H{split}in.mat")["HT"]
+        assert HT.shape == (n, 2048) and HT.dtype == np.float32
+        np.testing.assert_array_equal(data.csi("indoor", split), HT.reshape(n, 2, 32, 32))
+        np.testing.assert_allclose(np.hypot(*(HT - 0.5).reshape(n, 2, -1).transpose(1, 0, 2)).max(1), 0.5, rtol=1e-5)
+    assert data.csi_frequency("indoor").shape == (4, 32, 125)
+    assert data.status("csinet-indoor").state == "present" and "generated, indoor, seed 3" in data.status("csinet-indoor").terms
+
+
+def test_a_changed_byte_of_a_generated_file_is_found(generated, monkeypatch):
+    folder, manifest = generated
+    monkeypatch.setenv("MIMO_JAX_DATA", str(folder.parent))
+    assert len(manifest["sha256"]) == 7 and not any(row.problem for row in data.verify("csinet-indoor"))
+    whole = (folder / "DATA_Hvalin.mat").read_bytes()
+    (folder / "DATA_Hvalin.mat").write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    assert [row.part for row in data.verify("csinet-indoor") if row.problem][-1] == "DATA_Hvalin.mat"
+    (folder / "DATA_Hvalin.mat").write_bytes(whole)
+
+
+def test_generate_repeats_itself_and_overwrites_nobody(generated, command, tmp_path):
+    folder, manifest = generated
+    assert json.loads(command("generate", "--samples", "30", "--seed", "3", "--out", str(folder), "--json").stdout) == manifest
+    with pytest.raises(ValueError, match="another set"):
+        command("generate", "--samples", "30", "--seed", "4", "--out", str(folder))
+    with pytest.raises(ValueError, match="unknown scenario 'cellar'"):
+        command("generate", "--scenario", "cellar")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "DATA_Htrainin.mat").write_text("the authors' own")
+    with pytest.raises(ValueError, match="DATA_Htrainin.mat, which was not generated: choose another folder"):
+        command("generate", "--samples", "30", "--out", str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "DATA_Htrainin.mat").read_text() == "the authors' own"
