@@ -28,8 +28,8 @@ def resonance(
     formants_hz: Float[Array, "*#n 4"],  # resonances of the vocal tract
 ) -> Float[Array, "*n"]:
     "Magnitude of the vocal tract's transfer function with four formants (@eq-formants)."
-    square, f = formants_hz**2, f_hz[..., None]
-    return jnp.prod(square / jnp.hypot(square - f**2, _BANDWIDTHS * f), -1)
+    square, f, widths = formants_hz**2, f_hz[..., None], _BANDWIDTHS.reshape((1,) * f_hz.ndim + (4,))
+    return jnp.prod(square / jnp.hypot(square - f**2, widths * f), -1)
 
 # %% ../nbs/00_foundations/03_speech.ipynb #681542e7
 def voiced(

@@ -432,6 +432,16 @@ def test_a_missing_extra_is_named(home, monkeypatch, tmp_path):
             attempt()
 
 
+def test_generated_speech_depends_on_its_key_only():
+    few, more = speech.spoken_digits(jax.random.key(4), 3, words=2, speakers=2), speech.spoken_digits(jax.random.key(4), 3, words=2, speakers=2)
+    other = speech.spoken_digits(jax.random.key(5), 3, words=2, speakers=2)
+    assert few.text == more.text and few.speaker == ["0", "1", "0"] and all(map(np.array_equal, few.audio, more.audio))
+    assert not any(a.shape == b.shape and np.allclose(a, b) for a, b in zip(few.audio, other.audio, strict=True))
+    assert all(0.4 < len(x) / few.rate < 3 and x.dtype == np.float32 and 0.45 < np.abs(x).max() < 0.55 for x in few.audio)
+    with pytest.raises(ValueError, match="speakers=0"):
+        speech.spoken_digits(jax.random.key(0), 3, speakers=0)
+
+
 # Fetching, from a server on this machine
 
 
