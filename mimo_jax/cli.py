@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import mimo_jax
-from . import experiment as ex
+from . import data_cli, experiment as ex
 from .units import format_bytes
 
 # %% ../nbs/90_command_line/01_cli.ipynb #0322ec0a
@@ -32,6 +32,9 @@ CHAPTERS = {"autoencoder": "mimo_jax.autoencoder.reproduction"}  # chapter -> mo
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of results files [default: the nearest results folder].")]
+
+
+app.add_typer(data_cli.app, name="data")
 
 
 def _version(wanted: bool) -> bool:
@@ -186,7 +189,7 @@ def _run(arguments: list[str] | None) -> int:
         return app(arguments, prog_name="mimo-jax", standalone_mode=False) or 0
     except typer.TyperException as bad:
         return _complain(bad.format_message(), 2)
-    except (ValueError, FileNotFoundError) as bad:
+    except (ValueError, FileNotFoundError, ImportError) as bad:
         return _complain(str(bad), 2)
     except (RuntimeError, OSError) as failed:
         return _complain(str(failed), 1)
