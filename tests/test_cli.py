@@ -38,7 +38,7 @@ def test_largest_batch_is_the_largest():
     (("memory", "--device", "abacus"), "h200, a100, v100"),
     (("memory", "--device", "nan"), "must be positive"),
     (("memory", "--precision", "int3"), "float32, float16, bfloat16"),
-    (("memory", "--bits", "two"), "two"),
+    (("memory", "--bits", "two"), "valid integer"),
     (("reproduce", "alchemy"), "autoencoder"),
     (("reproduce", "autoencoder", "--preset", "huge"), "smoke, laptop, paper"),
     (("report", "--preset", "laptop", "--results", "nowhere"), "mimo-jax reproduce autoencoder --preset laptop"),
