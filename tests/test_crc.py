@@ -16,7 +16,7 @@ def test_crc_vectors(reference):
 
 def test_crc_of_a_whole_transport_block_has_no_length_limit():
     bits = np.random.default_rng(0).integers(2, size=(2, 200_000), dtype=np.uint8)
-    block = np.asarray(attach(bits, "24A"))
+    block = np.array(attach(bits, "24A"))
     assert check(block, "24A").all()
     block[0, 123_456] ^= 1
     np.testing.assert_array_equal(check(block, "24A"), [False, True])
@@ -29,6 +29,7 @@ def test_gold_vectors(reference):
 
 def test_scrambling_vectors(reference):
     vectors = reference("gold.npz")
-    for seed, bits, llr in zip([data_seed(*map(int, pair)) for pair in vectors["tb_rnti_nid"]], vectors["tb_bits_out"], vectors["tb_llr_out"], strict=True):
+    seeds = [data_seed(*map(int, pair)) for pair in vectors["tb_rnti_nid"]]
+    for seed, bits, llr in zip(seeds, vectors["tb_bits_out"], vectors["tb_llr_out"], strict=True):
         np.testing.assert_array_equal(scramble(vectors["tb_bits_in"], seed), bits)
         np.testing.assert_array_equal(descramble(vectors["tb_llr_in"], seed), llr)

@@ -55,7 +55,7 @@ def data_seed(
 ) -> int:
     "Seed of the PUSCH and PDSCH scrambling (38.211 clauses 6.3.1.1 and 7.3.1.1). Raises `ValueError` outside the ranges."
     if not (0 <= rnti < 2**16 and 0 <= n_id < 1024 and codeword in (0, 1)):
-        raise ValueError(f"rnti={rnti}, n_id={n_id}, codeword={codeword}: 38.211 clause 6.3.1.1 has 0 <= rnti < 65536, 0 <= n_id <= 1023, codeword 0 or 1")
+        raise ValueError(f"rnti={rnti}, n_id={n_id}, codeword={codeword}: 38.211 clause 6.3.1.1 has rnti < 65536, n_id <= 1023, codeword 0 or 1")
     return rnti << 15 | codeword << 14 | n_id
 
 
