@@ -179,24 +179,30 @@ def encode(
         raise ValueError(f"{jnp.shape(bits)[-1]} bits for a code block of K' = {code.k} (38.212 clause 5.3.2)")
     bits, known = jnp.asarray(bits).astype(jnp.uint8), INFORMATION[code.base_graph]
     padded = jnp.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, code.fillers)])
-    columns = dict(enumerate(jnp.split(padded, known, -1)))
+    columns = {j: _twice(block) for j, block in enumerate(jnp.split(padded, known, -1))}
     columns[known] = _first_parity(columns, code)
     for i, row in enumerate(code.rows):
         if i != 3:  # the fourth row repeats what the first three have settled
-            columns[known + i + (i < 3)] = _sum(columns, row)
-    return jnp.concatenate([columns[j] for j in range(2, len(columns))], -1)
+            columns[known + i + (i < 3)] = _twice(_sum(columns, row))
+    return jnp.concatenate([columns[j][..., : code.Z] for j in range(2, len(columns))], -1)
+
+
+def _twice(block: UInt8[Array, "*batch Z"]) -> UInt8[Array, "*batch 2*Z"]:
+    "A block and itself again, so that every roll of it is a slice, which compiles ten times faster."
+    return jnp.concatenate([block, block], -1)
 
 
 def _sum(columns: dict[int, UInt8[Array, "..."]], row: tuple[Edge, ...]) -> UInt8[Array, "..."]:
-    "What the columns known so far add up to in one row: the block that the row still lacks (@eq-circulant)."
-    return reduce(xor, [jnp.roll(columns[e.column], -e.shift, -1) for e in row if e.column in columns])
+    "What the (doubled) columns known so far add up to in one row: the block that the row still lacks (@eq-circulant)."
+    known = [(columns[e.column], e.shift) for e in row if e.column in columns]
+    return reduce(xor, [twice[..., shift : shift + twice.shape[-1] // 2] for twice, shift in known])
 
 
 def _first_parity(columns: dict[int, UInt8[Array, "..."]], code: Code) -> UInt8[Array, "..."]:
-    "The first parity block, from the sum of the four core rows (@eq-core)."
+    "The first parity block, doubled, from the sum of the four core rows (@eq-core)."
     shifts = [e.shift for row in code.rows[:4] for e in row if e.column == INFORMATION[code.base_graph]]
     (shift,) = (s for s in set(shifts) if shifts.count(s) % 2)
-    return jnp.roll(reduce(xor, [_sum(columns, row) for row in code.rows[:4]]), shift, -1)
+    return _twice(jnp.roll(reduce(xor, [_sum(columns, row) for row in code.rows[:4]]), shift, -1))
 
 
 @partial(jax.jit, static_argnames="code")
@@ -207,5 +213,5 @@ def parity_holds(
 ) -> Bool[Array, "*batch"]:
     "Whether every parity check of the code holds, $H c = 0$."
     word = jnp.concatenate([jnp.asarray(bits)[..., : 2 * code.Z], jnp.asarray(codeword)], -1).astype(jnp.uint8)
-    columns = dict(enumerate(jnp.split(word, COLUMNS[code.base_graph], -1)))
+    columns = {j: _twice(block) for j, block in enumerate(jnp.split(word, COLUMNS[code.base_graph], -1))}
     return ~jnp.any(jnp.stack([jnp.any(_sum(columns, row), -1) for row in code.rows]), 0)
