@@ -58,7 +58,7 @@ class Code:
 
     def __post_init__(self):
         if self.base_graph not in (1, 2) or self.Z not in LIFTING_SIZES:
-            raise ValueError(f"base_graph={self.base_graph}, Z={self.Z}: 38.212 clause 5.3.2 has base graphs 1 and 2 and Z = a 2**j of table 5.3.2-1, up to 384")
+            raise ValueError(f"base_graph={self.base_graph}, Z={self.Z}: 38.212 clause 5.3.2 has graphs 1 and 2, Z of table 5.3.2-1 (LIFTING_SIZES)")
         if not 1 <= self.k <= self.systematic:
             raise ValueError(f"k={self.k}: 38.212 clause 5.2.2 puts 1 ... {self.systematic} bits into base graph {self.base_graph} with Z={self.Z}")
 
@@ -89,7 +89,7 @@ def make_code(
 ) -> Code:
     "The code of a single block: the smallest Z that holds it (38.212 clause 5.2.2). Raises `ValueError` if it needs segmentation."
     if base_graph not in (1, 2) or not 1 <= k <= LARGEST_BLOCK[base_graph]:
-        raise ValueError(f"k={k}, base_graph={base_graph}: 38.212 clause 5.2.2 has 1 ... 8448 bits in a block of base graph 1 and 1 ... 3840 in one of 2")
+        raise ValueError(f"k={k}, base_graph={base_graph}: 38.212 clause 5.2.2 has 1 ... 8448 bits in a block of graph 1, 1 ... 3840 of graph 2")
     return _lifted(k, k, base_graph)
 
 
