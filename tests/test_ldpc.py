@@ -10,7 +10,9 @@ from scipy.stats import fisher_exact
 from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
 from mimo_jax.phy.crc import attach
-from mimo_jax.phy.ldpc import LARGEST_BLOCK, LIFTING_SIZES, Code, encode, join, make_code, parity_holds, segment, segmentation, select_base_graph
+from mimo_jax.phy.ldpc import (
+    LARGEST_BLOCK, LIFTING_SIZES, Code, edges, encode, join, make_code, parity_holds, segment, segmentation, select_base_graph,
+)
 from mimo_jax.phy.ldpc_decoding import Decoder, decode, decode_unrolled
 from mimo_jax.phy.rate_matching import block_lengths, rate_dematch, rate_match, rows_used
 
@@ -46,14 +48,18 @@ def test_segmentation_of_every_transport_block_size(reference):
     assert len(configurations) > 1000
 
 
-@pytest.mark.parametrize("base_graph", [1, 2])
-def test_every_lifting_size_has_code_words(base_graph):
-    for Z in LIFTING_SIZES[::5] + (384,):
-        code = Code(Z * (22 if base_graph == 1 else 10) - 3, base_graph, Z)
-        bits = np.random.default_rng(Z).integers(2, size=(3, code.k), dtype=np.uint8)
-        with jax.disable_jit(Z > 30):
-            word = encode(bits, code)
-        assert parity_holds(bits, word, code).all()
+@pytest.mark.parametrize("base_graph, Z", [(1, 384), (2, 384), (1, 26), (2, 208)])
+def test_code_words_pass_every_check(base_graph, Z):
+    code = Code(Z * (22 if base_graph == 1 else 10) - 3, base_graph, Z)
+    bits = np.random.default_rng(Z).integers(2, size=(3, code.k), dtype=np.uint8)
+    assert parity_holds(bits, encode(bits, code), code).all()
+
+
+def test_every_lifting_size_has_its_set_of_shifts():
+    for base_graph, count in ((1, 316), (2, 197)):
+        for Z in LIFTING_SIZES:
+            rows = edges(base_graph, Z)
+            assert sum(map(len, rows)) == count and all(0 <= e.shift < Z for row in rows for e in row)
 
 
 @st.composite
@@ -80,7 +86,7 @@ def test_dematching_is_the_transpose_of_matching(transmission):
     assert rows_used(code, n, (rv,), n_ref) >= where.max() // code.Z + 3 - code.systematic // code.Z
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(transmissions(), st.sampled_from(["layered", "flooding"]), st.sampled_from(["normalised", "min-sum", "offset", "sum-product"]))
 def test_noiseless_blocks_come_back(transmission, schedule, rule):
     code, n, rv, bits_per_symbol, n_ref = transmission
@@ -112,9 +118,9 @@ def test_block_error_rates_of_the_short_code(reference, index, options):
     rows = [row for row in vectors["A__rows"].tolist() if row[1] == index and 0.005 < row[5] < 0.97]
     assert len(rows) > 8
     for snr_db, _, iterations, blocks, errors, *_ in rows:
-        ours = _block_errors(code, n, m, snr_db, 1024, decoder, int(iterations))
-        p = fisher_exact([[ours, 1024 - ours], [errors, blocks - errors]]).pvalue
-        assert p > 0.05 / 60, f"{snr_db} dB: {ours}/1024 against {errors:.0f}/{blocks:.0f}"
+        ours = _block_errors(code, n, m, snr_db, 512, decoder, int(iterations))
+        p = fisher_exact([[ours, 512 - ours], [errors, blocks - errors]]).pvalue
+        assert p > 0.05 / 60, f"{snr_db} dB: {ours}/512 against {errors:.0f}/{blocks:.0f}"
 
 
 def test_stopping_by_crc_returns_blocks_that_pass_it():

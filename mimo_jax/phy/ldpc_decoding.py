@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rule', 'Schedule', 'Output', 'LARGE', 'Block', 'FACTORS', 'OFFSET', 'boxplus', 'sum_product', 'min_sum', 'Decoder',
-           'State', 'layered_sweep', 'flooding_sweep', 'Decoded', 'decode', 'decode_unrolled', 'Answer']
+           'check_rule', 'State', 'layered_sweep', 'flooding_sweep', 'Decoded', 'decode', 'decode_unrolled']
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #a740f827
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def boxplus(
     correction = jnp.log1p(jnp.exp(-jnp.abs(a + b))) - jnp.log1p(jnp.exp(-jnp.abs(a - b)))
     return jnp.sign(a) * jnp.sign(b) * jnp.minimum(jnp.abs(a), jnp.abs(b)) + correction
 
-
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #be67f8e8
 def sum_product(inputs: list[Block]) -> list[Block]:
     "The boxplus of all inputs but one, for every one: a sweep forward, a sweep back."
     forward, backward = [inputs[0]], [inputs[-1]]
@@ -68,7 +68,7 @@ def min_sum(
 FACTORS = ((8, 0.85), (16, 0.82), (32, 0.80), (46, 0.77))  # up to so many rows: factor of the default, beside its offset
 OFFSET = 0.2
 
-
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #6cc6fec9
 @dataclass(frozen=True)
 class Decoder:
     "What to decode, and how. Hashable: one executable is compiled for each."
@@ -97,14 +97,15 @@ class Decoder:
         "The rows in use."
         return self.code.rows[: self.rows]
 
-    def tell(self) -> Callable[[list[Block]], list[Block]]:
-        "The rule of a check as a function."
-        if self.rule == "sum-product":
-            return sum_product
-        factor, offset = {"min-sum": (1.0, 0.0), "offset": (1.0, 0.5)}.get(self.rule, (self.factor, 0.0))
-        if factor is None:
-            factor, offset = next(value for rows, value in FACTORS if rows >= len(self.checks)), OFFSET
-        return partial(min_sum, factor=factor, offset=offset if self.offset is None or self.rule == "min-sum" else self.offset)
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #50660a17
+def check_rule(decoder: Decoder) -> Callable[[list[Block]], list[Block]]:
+    "The rule of a check as a function."
+    if decoder.rule == "sum-product":
+        return sum_product
+    factor, offset = {"min-sum": (1.0, 0.0), "offset": (1.0, 0.5)}.get(decoder.rule, (decoder.factor, 0.0))
+    if factor is None:
+        factor, offset = next(value for rows, value in FACTORS if rows >= len(decoder.checks)), OFFSET
+    return partial(min_sum, factor=factor, offset=offset if decoder.offset is None or decoder.rule == "min-sum" else decoder.offset)
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #5255d52d
 class State(NamedTuple):
@@ -113,7 +114,7 @@ class State(NamedTuple):
     totals: tuple[Block, ...]  # A_j by column, in the rotation of its last use
     messages: tuple[tuple[Block, ...], ...]  # m_ij by row and edge, extension columns left out
 
-
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #76582000
 def _roll(block: Block, shift: int) -> Block:
     "A block multiplied by a circulant (eq-circulant of the page before)."
     shift %= block.shape[0]
@@ -129,10 +130,10 @@ def _shared(decoder: Decoder, row: tuple[Edge, ...]) -> list[Edge]:
     "The edges of a row whose columns other rows use too; a column of its own comes last in its row."
     return [e for e in row if e.column < INFORMATION[decoder.code.base_graph] + 4]
 
-
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #12262500
 def layered_sweep(decoder: Decoder, channel: tuple[Block, ...], state: State) -> State:
     "All rows in turn (@eq-layer)."
-    totals, messages, rotation, tell = list(state.totals), [], _last_shifts(decoder), decoder.tell()
+    totals, messages, rotation, tell = list(state.totals), [], _last_shifts(decoder), check_rule(decoder)
     for row, old in zip(decoder.checks, state.messages, strict=True):
         shared = _shared(decoder, row)
         inputs = [_roll(totals[e.column], e.shift - rotation[e.column]) - m for e, m in zip(shared, old, strict=True)]
@@ -146,7 +147,7 @@ def layered_sweep(decoder: Decoder, channel: tuple[Block, ...], state: State) ->
 
 def flooding_sweep(decoder: Decoder, channel: tuple[Block, ...], state: State) -> State:
     "All rows at once, from the totals of the last sweep; columns stay unrotated."
-    totals, messages, tell = list(channel[: len(state.totals)]), [], decoder.tell()
+    totals, messages, tell = list(channel[: len(state.totals)]), [], check_rule(decoder)
     for row, old in zip(decoder.checks, state.messages, strict=True):
         shared = _shared(decoder, row)
         inputs = [_roll(state.totals[e.column], e.shift) - m for e, m in zip(shared, old, strict=True)]
@@ -169,7 +170,7 @@ class Decoded(NamedTuple):
         "Decided bits."
         return (self.llr > 0).astype(jnp.uint8)
 
-
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #52d1763d
 def decode(
     llr: Float[ArrayLike, "*batch N"],  # ln p(1)/p(0) of the mother code word, from `rate_dematch`; sums of them combine transmissions
     decoder: Decoder,
@@ -189,7 +190,7 @@ def decode_unrolled(
         raise ValueError(f"stop={decoder.stop!r}: a loop of unknown length has no reverse derivative; take stop=None")
     return _decode_unrolled(_check(llr, decoder, iterations), decoder, iterations)
 
-
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #390611b9
 def _check(llr: Float[ArrayLike, "..."], decoder: Decoder, iterations: Int[ArrayLike, ""]) -> Float[Array, "..."]:
     length, known = decoder.code.length, not isinstance(llr, jax.core.Tracer)
     if jnp.ndim(llr) == 0 or jnp.shape(llr)[-1] != length:
@@ -203,37 +204,51 @@ def _check(llr: Float[ArrayLike, "..."], decoder: Decoder, iterations: Int[Array
 
 def _start(llr: Float[Array, "batch N"], decoder: Decoder) -> tuple[tuple[Block, ...], State]:
     "Channel LLRs by block column, turned to ln p(0)/p(1), fillers certain, punctured bits unknown; and the state before the first sweep."
-    code, used = decoder.code, INFORMATION[decoder.code.base_graph] + len(decoder.checks)
-    certain = jnp.arange(code.length + 2 * code.Z)[:, None]
+    code, used, rotation = decoder.code, INFORMATION[decoder.code.base_graph] + len(decoder.checks), _rotation(decoder)
+    place = jnp.arange(code.length + 2 * code.Z)[:, None]
     channel = jnp.clip(jnp.pad(-llr, [(0, 0), (2 * code.Z, 0)]).T, -LARGE, LARGE)
-    channel = jnp.where((certain >= code.k) & (certain < code.systematic), LARGE, channel).reshape(COLUMNS[code.base_graph], code.Z, -1)
-    rotation = _last_shifts(decoder) if decoder.schedule == "layered" else {}
+    channel = jnp.where((place >= code.k) & (place < code.systematic), LARGE, channel).reshape(COLUMNS[code.base_graph], code.Z, -1)
     totals = tuple(_roll(channel[j], rotation.get(j, 0)) for j in range(used))
     messages = tuple(tuple(jnp.zeros_like(channel[0]) for _ in _shared(decoder, row)) for row in decoder.checks)
     return tuple(channel), State(totals, messages)
 
 
-class Answer(NamedTuple):
-    "What a state amounts to."
+def _rotation(decoder: Decoder) -> dict[int, int]:
+    "How far each column is rotated between sweeps."
+    return _last_shifts(decoder) if decoder.schedule == "layered" else {}
 
-    llr: Float[Array, "batch n"]  # ln p(1)/p(0) of the bits that are wanted
-    ok: Bool[Array, "batch"]  # the checks hold
-    done: Bool[Array, "batch"]  # no need to go on
-
-
-def _answer(state: State, channel: tuple[Block, ...], decoder: Decoder) -> Answer:
-    "LLRs that are wanted, and whether the checks, or the CRC, hold for the decided bits."
-    rotation = _last_shifts(decoder) if decoder.schedule == "layered" else {}
-    totals = [_roll(total, -rotation.get(j, 0)) for j, total in enumerate(state.totals)]
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #d37c580a
+def _holds(totals: tuple[Block, ...], decoder: Decoder) -> Bool[Array, "batch"]:
+    "Whether all checks in use hold for the decided bits."
+    rotation, Z = _rotation(decoder), decoder.code.Z
     signs = [jnp.concatenate([total < 0] * 2, 0) for total in totals]
-    failed = [reduce(xor, [signs[e.column][e.shift : e.shift + decoder.code.Z] for e in row]) for row in decoder.checks]
-    ok = ~reduce(jnp.logical_or, [jnp.any(check, 0) for check in failed])
-    information = -jnp.concatenate(totals[: INFORMATION[decoder.code.base_graph]], 0)[: decoder.code.k].T
-    done = check((information > 0).astype(jnp.uint8), decoder.stop) if decoder.stop in CRC_LENGTH else ok
-    everything = [*totals, *channel[len(totals) :]][2:]
-    return Answer(information if decoder.output == "information" else -jnp.concatenate(everything, 0).T, ok, done)
+    rows = [[(signs[e.column], (e.shift - rotation.get(e.column, 0)) % Z) for e in row] for row in decoder.checks]
+    failed = [reduce(xor, [twice[shift : shift + Z] for twice, shift in row]) for row in rows]
+    return ~reduce(jnp.logical_or, [jnp.any(check, 0) for check in failed])
 
 
+def _unrotated(totals: tuple[Block, ...], decoder: Decoder, columns: int) -> list[Block]:
+    "The first so many columns as they stand in the code word."
+    rotation = _rotation(decoder)
+    return [_roll(total, -rotation.get(j, 0)) for j, total in enumerate(totals[:columns])]
+
+
+def _decided(totals: tuple[Block, ...], decoder: Decoder) -> UInt8[Array, "batch k"]:
+    "The information bits decided so far."
+    columns = [total < 0 for total in _unrotated(totals, decoder, INFORMATION[decoder.code.base_graph])]
+    return jnp.concatenate(columns, 0)[: decoder.code.k].T.astype(jnp.uint8)
+
+
+def _decoded(llr: Float[Array, "*batch N"], channel: tuple[Block, ...], totals: tuple[Block, ...], ok, count, decoder: Decoder) -> Decoded:
+    "LLRs that are wanted, with the shape of the batch."
+    batch, used = llr.shape[:-1], INFORMATION[decoder.code.base_graph] if decoder.output == "information" else len(totals)
+    columns = _unrotated(totals, decoder, used)
+    if decoder.output == "codeword":
+        columns = [*columns, *channel[used:]][2:]
+    soft = -jnp.concatenate(columns, 0)[: decoder.code.k if decoder.output == "information" else None].T
+    return Decoded(soft.reshape(batch + (-1,)), ok.reshape(batch), count.reshape(batch))
+
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #7c1241f8
 def _sweep(decoder: Decoder, channel: tuple[Block, ...]) -> Callable[[State], State]:
     return partial(layered_sweep if decoder.schedule == "layered" else flooding_sweep, decoder, channel)
 
@@ -241,40 +256,36 @@ def _sweep(decoder: Decoder, channel: tuple[Block, ...]) -> Callable[[State], St
 @partial(jax.jit, static_argnames="decoder")
 def _decode(llr: Float[Array, "*batch N"], decoder: Decoder, iterations: Int[Array, ""]) -> Decoded:
     channel, state = _start(llr.reshape(-1, llr.shape[-1]), decoder)
-    sweep = _sweep(decoder, channel)
     if decoder.stop:
-        answer, count = _until_done(state, channel, decoder, iterations)
+        totals, ok, count = _until_done(state, channel, decoder, iterations)
     else:
-        state = jax.lax.fori_loop(0, iterations, lambda _, state: sweep(state), state)
-        answer, count = _answer(state, channel, decoder), jnp.full(channel[0].shape[1], iterations)
-    return _shaped(llr, answer, count)
-
-
-def _shaped(llr: Float[Array, "*batch N"], answer: Answer, count: Int[Array, "flat"]) -> Decoded:
-    batch = llr.shape[:-1]
-    return Decoded(answer.llr.reshape(batch + (-1,)), answer.ok.reshape(batch), count.reshape(batch))
-
-
-def _until_done(state: State, channel: tuple[Block, ...], decoder: Decoder, iterations: Int[Array, ""]) -> tuple[Answer, Int[Array, "flat"]]:
-    "Sweeps until every block is done or the sweeps are used up; a block that is done keeps its answer."
-    sweep = _sweep(decoder, channel)
-
-    def step(carry):
-        i, state, held, count = carry
-        state = sweep(state)
-        new = _answer(state, channel, decoder)
-        llr = jnp.where(held.done[:, None], held.llr, new.llr)
-        ok = jnp.where(held.done, held.ok, new.ok)
-        return i + 1, state, Answer(llr, ok, held.done | new.done), count + ~held.done
-
-    first = _answer(state, channel, decoder)._replace(done=jnp.zeros(channel[0].shape[1], bool))
-    carry = (0, state, first, jnp.zeros(channel[0].shape[1], jnp.int32))
-    return jax.lax.while_loop(lambda c: (c[0] < iterations) & ~c[2].done.all(), step, carry)[2:]
+        sweep = _sweep(decoder, channel)
+        totals = jax.lax.fori_loop(0, iterations, lambda _, state: sweep(state), state).totals
+        ok, count = _holds(totals, decoder), jnp.full(channel[0].shape[1], iterations)
+    return _decoded(llr, channel, totals, ok, count, decoder)
 
 
 @partial(jax.jit, static_argnames=("decoder", "iterations"))
 def _decode_unrolled(llr: Float[Array, "*batch N"], decoder: Decoder, iterations: int) -> Decoded:
     channel, state = _start(llr.reshape(-1, llr.shape[-1]), decoder)
     sweep = jax.checkpoint(lambda channel, state: _sweep(decoder, channel)(state))
-    state, _ = jax.lax.scan(lambda state, _: (sweep(channel, state), None), state, None, length=iterations)
-    return _shaped(llr, _answer(state, channel, decoder), jnp.full(channel[0].shape[1], iterations))
+    totals = jax.lax.scan(lambda state, _: (sweep(channel, state), None), state, None, length=iterations)[0].totals
+    return _decoded(llr, channel, totals, _holds(totals, decoder), jnp.full(channel[0].shape[1], iterations), decoder)
+
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #cd562112
+def _until_done(state: State, channel: tuple[Block, ...], decoder: Decoder, iterations: Int[Array, ""]):
+    "Totals, checks and sweeps made, once every block is done or the sweeps are used up; a block that is done keeps its answer."
+    sweep, blocks = _sweep(decoder, channel), channel[0].shape[1]
+
+    def step(carry):
+        i, state, held, ok, done, count = carry
+        state = sweep(state)
+        held = tuple(jnp.where(done[None], old, new) for old, new in zip(held, state.totals, strict=True))
+        ok = _holds(held, decoder)
+        passed = ok if decoder.stop == "syndrome" else check(_decided(held, decoder), decoder.stop)  # type: ignore
+        return i + 1, state, held, ok, passed, count + ~done
+
+    never = jnp.zeros(blocks, bool)
+    carry = (0, state, state.totals, never, never, jnp.zeros(blocks, jnp.int32))
+    _, _, totals, ok, _, count = jax.lax.while_loop(lambda c: (c[0] < iterations) & ~c[4].all(), step, carry)
+    return totals, ok, count

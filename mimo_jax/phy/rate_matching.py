@@ -56,7 +56,7 @@ def rate_match(
     bits = jnp.concatenate([bits] * -(-n // bits.shape[-1]), -1)[..., :n]
     return bits.reshape(bits.shape[:-1] + (bits_per_symbol, -1)).swapaxes(-1, -2).reshape(bits.shape)
 
-
+# %% ../../nbs/00_foundations/33_rate_matching.ipynb #4a59fd28
 def _start(code: Code, rv: Int[ArrayLike, ""], n_ref: int | None):
     "Start of one redundancy version: a number if `rv` is one, else looked up as the program runs."
     table = starts(code, n_ref)
@@ -106,7 +106,7 @@ def block_lengths(
     less, more = total // unit // blocks, total // unit % blocks
     return (unit * less,) * (blocks - more) + (unit * (less + 1),) * more
 
-
+# %% ../../nbs/00_foundations/33_rate_matching.ipynb #ffa68dd1
 def rows_used(
     code: Code,
     n: int,  # bits of each transmission
