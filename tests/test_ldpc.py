@@ -86,8 +86,8 @@ def test_dematching_is_the_transpose_of_matching(transmission):
     assert rows_used(code, n, (rv,), n_ref) >= where.max() // code.Z + 3 - code.systematic // code.Z
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
-@given(transmissions(), st.sampled_from(["layered", "flooding"]), st.sampled_from(["normalised", "min-sum", "offset", "sum-product"]))
+@settings(max_examples=3, deadline=None, derandomize=True)  # each compiles an encoder and a decoder
+@given(transmissions(), st.sampled_from(["layered", "flooding"]), st.sampled_from(["normalised", "min-sum", "offset"]))
 def test_noiseless_blocks_come_back(transmission, schedule, rule):
     code, n, rv, bits_per_symbol, n_ref = transmission
     versions = (rv,) if rv == 0 else (0, rv)
@@ -150,8 +150,8 @@ def test_one_executable_for_any_number_of_iterations():
 def test_gradients_reach_the_channel_and_are_finite(rule, schedule):
     code = make_code(60, 2)
     bits = random_bits(jax.random.key(0), (4, code.k))
-    llr = rate_dematch(4.0 * rate_match(encode(bits, code), code, 120) - 2.0, code) + jax.random.normal(jax.random.key(1), (4, code.length))
-    decoder = Decoder(code, rows_used(code, 120), schedule, rule)
+    llr = rate_dematch(4.0 * rate_match(encode(bits, code), code, 80) - 2.0, code) + jax.random.normal(jax.random.key(1), (4, code.length))
+    decoder = Decoder(code, rows_used(code, 80), schedule, rule)
     slope = jax.grad(lambda x: jnp.mean(jax.nn.softplus((1.0 - 2.0 * bits) * decode_unrolled(x, decoder, 4).llr)))(llr.at[0].set(0.0))
     assert jnp.isfinite(slope).all() and (jnp.abs(slope[1:]).sum(-1) > 0).all()
 

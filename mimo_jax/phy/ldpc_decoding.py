@@ -10,11 +10,13 @@ __all__ = ['Rule', 'Schedule', 'Output', 'LARGE', 'Block', 'FACTORS', 'OFFSET', 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
-from operator import xor
+from operator import add, xor
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, UInt8
 
 from .crc import CRC_LENGTH, check
@@ -28,6 +30,7 @@ LARGE = 1e4  # LLR of a bit that is known
 Block = Float[Array, "Z batch"]  # one block column: lifted index by code word, code words last so that a roll moves whole lines of memory
 
 
+@jax.custom_jvp
 def boxplus(
     a: Float[Array, "*shape"],  # LLR of one bit
     b: Float[Array, "*shape"],  # LLR of another
@@ -35,6 +38,14 @@ def boxplus(
     "LLR of the sum of two bits, exact for all magnitudes (@eq-boxplus)."
     correction = jnp.log1p(jnp.exp(-jnp.abs(a + b))) - jnp.log1p(jnp.exp(-jnp.abs(a - b)))
     return jnp.sign(a) * jnp.sign(b) * jnp.minimum(jnp.abs(a), jnp.abs(b)) + correction
+
+
+@boxplus.defjvp
+def _boxplus_slope(primals, tangents):
+    "The derivative by a is sigmoid(a + b) - sigmoid(a - b), smooth everywhere."
+    (a, b), (da, db) = primals, tangents
+    both = jax.nn.sigmoid(a + b)
+    return boxplus(a, b), (both - jax.nn.sigmoid(a - b)) * da + (both - jax.nn.sigmoid(b - a)) * db
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #be67f8e8
 def sum_product(inputs: list[Block]) -> list[Block]:
@@ -48,21 +59,45 @@ def sum_product(inputs: list[Block]) -> list[Block]:
     inner = [boxplus(f, b) for f, b in zip(forward[:-1], backward[1:], strict=True)]
     return [backward[0], *inner, forward[-1]]
 
-
+# %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #97c0e0d5
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def min_sum(
     inputs: list[Block],
     factor: float = 1.0,  # multiplies the least magnitude
     offset: float = 0.0,  # is taken off it, down to zero
 ) -> list[Block]:
-    "Product of the others' signs times their least magnitude, corrected: every input needs only the two least magnitudes of all."
+    "Product of the others' signs times their least magnitude, corrected."
     sizes = [jnp.abs(x) for x in inputs]
-    least, second = jnp.minimum(sizes[0], sizes[1]), jnp.maximum(sizes[0], sizes[1])
-    for size in sizes[2:]:
-        least, second = jnp.minimum(least, size), jnp.minimum(second, jnp.maximum(least, size))
     negative = reduce(xor, [x < 0 for x in inputs])
+    least, second = _two_least(sizes)
     told, told_least = (jnp.maximum(factor * m - offset, 0.0) for m in (least, second))
     others = [jnp.where(size == least, told_least, told) for size in sizes]
     return [jnp.where(negative ^ (x < 0), -other, other) for x, other in zip(inputs, others, strict=True)]
+
+
+def _two_least(sizes: list[Block]) -> tuple[Block, Block]:
+    least, second = jnp.minimum(sizes[0], sizes[1]), jnp.maximum(sizes[0], sizes[1])
+    for size in sizes[2:]:
+        least, second = jnp.minimum(least, size), jnp.minimum(second, jnp.maximum(least, size))
+    return least, second
+
+
+def _min_sum_back(factor: float, offset: float, inputs: list[Block], slopes: list[Block]) -> tuple[list[Block]]:
+    "The least input answers for all outputs but its own, the second least for that one."
+    fence = jax.lax.optimization_barrier  # what is fused across these lines is computed again and again
+    inputs, slopes = fence((inputs, slopes))
+    sizes, outputs = [jnp.abs(x) for x in inputs], fence(min_sum(inputs, factor, offset))
+    least, second = fence(_two_least(sizes))
+    signed = [factor * jnp.sign(out) * slope for out, slope in zip(outputs, slopes, strict=True)]
+    is_least = [size == least for size in sizes]
+    to_least = reduce(add, [jnp.where(own, 0.0, s) for own, s in zip(is_least, signed, strict=True)])
+    to_second = reduce(add, [jnp.where(own, s, 0.0) for own, s in zip(is_least, signed, strict=True)])
+    to_least, to_second = fence((to_least, to_second))
+    at = [jnp.where(own, to_least, jnp.where(size == second, to_second, 0.0)) for own, size in zip(is_least, sizes, strict=True)]
+    return (fence([jnp.sign(x) * slope for x, slope in zip(inputs, at, strict=True)]),)
+
+
+min_sum.defvjp(lambda inputs, factor, offset: (min_sum(inputs, factor, offset), inputs), _min_sum_back)
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #784905f5
 FACTORS = ((8, 0.85), (16, 0.82), (32, 0.80), (46, 0.77))  # up to so many rows: factor of the default, beside its offset
@@ -105,7 +140,8 @@ def check_rule(decoder: Decoder) -> Callable[[list[Block]], list[Block]]:
     factor, offset = {"min-sum": (1.0, 0.0), "offset": (1.0, 0.5)}.get(decoder.rule, (decoder.factor, 0.0))
     if factor is None:
         factor, offset = next(value for rows, value in FACTORS if rows >= len(decoder.checks)), OFFSET
-    return partial(min_sum, factor=factor, offset=offset if decoder.offset is None or decoder.rule == "min-sum" else decoder.offset)
+    offset = offset if decoder.offset is None or decoder.rule == "min-sum" else decoder.offset
+    return lambda inputs: min_sum(inputs, factor, offset)
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #5255d52d
 class State(NamedTuple):
@@ -115,10 +151,15 @@ class State(NamedTuple):
     messages: tuple[tuple[Block, ...], ...]  # m_ij by row and edge, extension columns left out
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #76582000
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _roll(block: Block, shift: int) -> Block:
     "A block multiplied by a circulant (eq-circulant of the page before)."
     shift %= block.shape[0]
     return jnp.concatenate([block[shift:], block[:shift]], 0) if shift else block
+
+
+# The transpose of a roll is a roll; left to itself it becomes a sum of padded slices, which takes the compiler minutes.
+_roll.defvjp(lambda block, shift: (_roll(block, shift), None), lambda shift, _, slope: (_roll(slope, -shift),))
 
 
 def _last_shifts(decoder: Decoder) -> dict[int, int]:
@@ -192,12 +233,12 @@ def decode_unrolled(
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #390611b9
 def _check(llr: Float[ArrayLike, "..."], decoder: Decoder, iterations: Int[ArrayLike, ""]) -> Float[Array, "..."]:
-    length, known = decoder.code.length, not isinstance(llr, jax.core.Tracer)
+    length, known = decoder.code.length, not isinstance(llr, Tracer)
     if jnp.ndim(llr) == 0 or jnp.shape(llr)[-1] != length:
         raise ValueError(f"LLRs of shape {jnp.shape(llr)}: 38.212 clause 5.3.2 has N = {length} bits in this code word (rate_dematch makes them)")
     if known and jnp.isnan(jnp.asarray(llr)).any():
         raise ValueError("LLRs hold not-a-numbers: 38.212 decoding needs numbers or infinities; look for a noise variance of zero")
-    if not isinstance(iterations, jax.core.Tracer) and int(iterations) < 1:
+    if not isinstance(iterations, Tracer) and int(np.asarray(iterations)) < 1:
         raise ValueError(f"iterations={iterations}: at least 1")
     return jnp.asarray(llr, jnp.float32)
 

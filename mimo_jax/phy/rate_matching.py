@@ -8,6 +8,8 @@ __all__ = ['STARTS', 'ring', 'starts', 'rate_match', 'rate_dematch', 'block_leng
 # %% ../../nbs/00_foundations/33_rate_matching.ipynb #9ba82ac9
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from .ldpc import COLUMNS, Code
@@ -60,13 +62,13 @@ def rate_match(
 def _start(code: Code, rv: Int[ArrayLike, ""], n_ref: int | None):
     "Start of one redundancy version: a number if `rv` is one, else looked up as the program runs."
     table = starts(code, n_ref)
-    return jnp.asarray(table)[rv] if isinstance(rv, jax.Array) else table[int(rv)]
+    return jnp.asarray(table)[rv] if isinstance(rv, jax.Array) else table[int(np.asarray(rv))]
 
 
 def _check(n: int, rv: Int[ArrayLike, ""], bits_per_symbol: int):
     if bits_per_symbol not in (1, 2, 4, 6, 8, 10) or n < 1 or n % bits_per_symbol:
         raise ValueError(f"n={n}, bits_per_symbol={bits_per_symbol}: 38.212 clause 5.4.2.2 sends whole symbols of 1, 2, 4, 6, 8 or 10 bits")
-    if not isinstance(rv, jax.core.Tracer) and not 0 <= int(rv) <= 3:
+    if not isinstance(rv, Tracer) and not 0 <= int(np.asarray(rv)) <= 3:
         raise ValueError(f"rv={rv}: 38.212 table 5.4.2.1-2 has redundancy versions 0, 1, 2 and 3")
 
 # %% ../../nbs/00_foundations/33_rate_matching.ipynb #25e15c61

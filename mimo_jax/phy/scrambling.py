@@ -11,6 +11,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Integer, UInt8
 
 # %% ../../nbs/00_foundations/31_scrambling.ipynb #9ea6c1f4
@@ -41,11 +42,11 @@ def gold(
     length: int,  # bits wanted
 ) -> UInt8[Array, "*batch {length}"]:
     "The pseudo-random sequence $c(0), c(1), \\dots$ of each seed (38.211 clause 5.2.1). Raises `ValueError` for seeds outside $[0, 2^{31})$."
-    if not isinstance(c_init, jax.core.Tracer) and (np.min(c_init) < 0 or np.max(c_init) >= 2**31):
+    if not isinstance(c_init, Tracer) and (np.min(c_init) < 0 or np.max(c_init) >= 2**31):
         raise ValueError(f"c_init={c_init}: 38.211 clause 5.2.1 has a seed of 31 bits, 0 <= c_init < 2**31")
     x1, masks = (words.reshape((1,) * np.ndim(c_init) + (-1,)) for words in _constants(length))
     chosen = jnp.asarray(c_init).astype(jnp.uint32)[..., None] & masks
-    return x1 ^ (jax.lax.population_count(chosen) & 1).astype(jnp.uint8)
+    return jnp.asarray(x1) ^ (jax.lax.population_count(chosen) & 1).astype(jnp.uint8)
 
 # %% ../../nbs/00_foundations/31_scrambling.ipynb #2056ace9
 def data_seed(
