@@ -388,11 +388,12 @@ def draw_channels(
     if n < 1 or tile < 1 or first < 0:
         raise ValueError(f"n={n}, tile={tile}, first={first}: need n >= 1, tile >= 1, first >= 0")
     keys, counts = _counted(key, first + jnp.arange(n), scenario)
-    order = np.argsort(np.asarray(counts), kind="stable")
+    most = len(count_law(scenario)) - 1
+    rooms = np.minimum(2 ** np.ceil(np.log2(np.maximum(counts, 4))), most).astype(int)
     out = np.empty((n, grid.antennas, subcarriers or grid.delays), np.complex64)
-    for start in range(0, n, tile):
-        chosen = order[start : start + tile]
-        padded = np.resize(chosen, tile)
-        room = min(2 ** int(np.ceil(np.log2(max(int(counts[padded].max()), 4)))), len(count_law(scenario)) - 1)
-        out[chosen] = tile_of_channels(keys[padded], scenario, room, grid, subcarriers)[: len(chosen)]
+    for room in np.unique(rooms):
+        members = np.flatnonzero(rooms == room)
+        for chosen in np.split(members, range(tile, len(members), tile)):
+            h = tile_of_channels(keys[np.resize(chosen, tile)], scenario, int(room), grid, subcarriers)
+            out[chosen] = h[: len(chosen)]
     return out
