@@ -7,12 +7,12 @@ __all__ = ['db', 'from_db', 'bytes_of', 'gib', 'format_bytes', 'nmse', 'cosine_s
            'clopper_pearson', 'count_until', 'error_rate']
 
 # %% ../nbs/00_foundations/01_units.ipynb #d251dae4
+from collections.abc import Callable
 from functools import partial
-from typing import Callable, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Inexact, Int, Key, Num
 from scipy import stats
 
@@ -125,7 +125,8 @@ def count_until(
     def unfinished(state):
         return (state[1] < target_errors) & (state[2] < max_trials)
 
-    return jax.lax.while_loop(unfinished, step, (0, 0, 0))[1:]
+    _, errors, trials = jax.lax.while_loop(unfinished, step, (0, 0, 0))
+    return jnp.asarray(errors), jnp.asarray(trials)
 
 
 def error_rate(
@@ -138,4 +139,5 @@ def error_rate(
     "Error rate of a simulation with Wilson's interval, stopped early. Raises `ValueError` for targets that are not positive."
     if target_errors < 1 or not 1 <= max_trials < 2**31:
         raise ValueError(f"target_errors={target_errors}, max_trials={max_trials}: need target_errors >= 1 and 1 <= max_trials < 2**31")
-    return wilson(*map(int, count_until(simulate, key, target_errors, max_trials)), confidence)
+    errors, trials = count_until(simulate, key, target_errors, max_trials)
+    return wilson(int(errors), int(trials), confidence)
