@@ -9,7 +9,7 @@ __all__ = ['Dmrs', 'positions', 'symbols', 'subcarriers', 'boost', 'sequence', '
 # %% ../../nbs/00_foundations/42_dmrs.ipynb #df6a3317
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +25,17 @@ from .scrambling import gold
 class Dmrs:
     "DMRS of a PUSCH and the symbols the PUSCH occupies (38.211, 6.4.1.1)."
 
-    kind: Literal[1, 2] = 1  # configuration type
+    kind: int = 1  # configuration type, 1 or 2
     ports: tuple[int, ...] = (0,)  # antenna ports of the layers, counted from 0 (1000 in the standard)
-    length: Literal[1, 2] = 1  # single- or double-symbol DMRS
+    length: int = 1  # single- or double-symbol DMRS
     additional: int = 0  # additional positions, 0 to 3; at most 1 for double symbols
     groups_without_data: int = 2  # CDM groups whose subcarriers carry no data
-    first: Literal[2, 3] = 2  # dmrs-TypeA-Position
-    mapping: Literal["A", "B"] = "A"  # positions count from the slot (A) or from the PUSCH (B)
+    first: int = 2  # dmrs-TypeA-Position, 2 or 3
+    mapping: str = "A"  # positions count from the slot (A) or from the PUSCH (B)
     start: int = 0  # first symbol of the PUSCH
     duration: int = SYMBOLS  # symbols of the PUSCH
     identity: int = 1  # N_ID, 0 to 65535
-    sequence: Literal[0, 1] = 0  # n_SCID
+    sequence: int = 0  # n_SCID, 0 or 1
 
     def __post_init__(self):
         groups = 1 + self.kind

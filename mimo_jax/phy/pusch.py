@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import cache, cached_property, partial
 from importlib import resources
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,7 @@ class Pusch:
     rnti: int = 1  # user
     identity: int = 1  # scrambling identity
     slot: int = 0  # slot in the frame
-    overhead: Literal[0, 6, 12, 18] = 0  # xOverhead, resource elements per block
+    overhead: int = 0  # xOverhead: 0, 6, 12 or 18 resource elements per block
     limited_buffer: bool = False  # limited-buffer rate matching (38.212, 5.4.2.1)
 
     def __post_init__(self):
@@ -252,10 +252,10 @@ class Link:
     "A PUSCH over a channel to a receiver."
 
     pusch: Pusch = default(default_factory=Pusch)  # what is sent
-    channel: DelayLine | Literal["awgn", "rayleigh"] = "awgn"  # over what
+    channel: DelayLine | str = "awgn"  # "awgn", "rayleigh" (flat) or a delay line
     antennas: int = 0  # receive antennas; 0 takes one per port, or those of the delay line
-    knowledge: Literal["perfect", "ls", "lmmse"] = "perfect"  # of the channel
-    detector: ofdm.Method = "lmmse"  # per subcarrier
+    knowledge: str = "perfect"  # of the channel: "perfect", "ls" or "lmmse"
+    detector: str = "lmmse"  # "lmmse", "zf" or "ml"
     iterations: int = 20  # of the decoder
 
     def __post_init__(self):
@@ -267,8 +267,9 @@ class Link:
             raise ValueError(f"the channel's user has {self.channel.shape[1]} antennas, PUSCH {self.pusch.ports} ports: make them equal")
         if not isinstance(self.channel, DelayLine) and self.channel not in ("awgn", "rayleigh"):
             raise ValueError(f"channel={self.channel!r}: need 'awgn', 'rayleigh' or a DelayLine")
-        if self.knowledge not in ("perfect", "ls", "lmmse") or self.iterations < 1:
-            raise ValueError(f"knowledge={self.knowledge!r}, iterations={self.iterations}: need 'perfect', 'ls' or 'lmmse', and at least one iteration")
+        if self.knowledge not in ("perfect", "ls", "lmmse") or self.detector not in ("lmmse", "zf", "ml") or self.iterations < 1:
+            rule = "need 'perfect', 'ls' or 'lmmse'; 'lmmse', 'zf' or 'ml'; and at least one iteration"
+            raise ValueError(f"knowledge={self.knowledge!r}, detector={self.detector!r}, iterations={self.iterations}: {rule}")
 
     @property
     def spread(self) -> pilots.Spread:
@@ -325,7 +326,7 @@ def soft_bits(
     found: pilots.Estimated,  # channel of every layer
     noise: Float[ArrayLike, ""],  # noise variance per antenna
     pusch: Pusch,  # configuration
-    detector: ofdm.Method = "lmmse",  # per subcarrier
+    detector: str = "lmmse",  # "lmmse", "zf" or "ml"
 ) -> Float[Array, "*batch coded"]:
     "Logits of the coded bits, descrambled; the estimate's error counts as noise."
     total = jnp.asarray(noise) + jnp.sum(found.variance, -1)
