@@ -110,16 +110,17 @@ def _with_interval(errors: int, trials: int, confidence: float, method: str) -> 
 # %% ../nbs/00_foundations/01_units.ipynb #25c96863
 @partial(jax.jit, static_argnames=("simulate",))
 def count_until(
-    simulate: Callable,  # key -> (errors, trials), two integer scalars; one batch
+    simulate: Callable,  # (key, *args) -> (errors, trials), two integer scalars; one batch
     key: Key[Array, ""],  # random key; batch i uses fold_in(key, i)
     target_errors: Int[ArrayLike, ""],  # stop once so many errors are seen
     max_trials: Int[ArrayLike, ""],  # or so many trials are made; below 2**31 less one batch
+    args: tuple = (),  # arrays that vary between calls, so that one executable serves a whole curve
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     "Errors and trials of `simulate`, repeated on the device until either count is reached."
 
     def step(state):
         i, errors, trials = state
-        more_errors, more_trials = simulate(jax.random.fold_in(key, i))
+        more_errors, more_trials = simulate(jax.random.fold_in(key, i), *args)
         return i + 1, errors + more_errors, trials + more_trials
 
     def unfinished(state):
@@ -130,14 +131,15 @@ def count_until(
 
 
 def error_rate(
-    simulate: Callable,  # key -> (errors, trials); one batch
+    simulate: Callable,  # (key, *args) -> (errors, trials); one batch
     key: Key[Array, ""],  # random key
     target_errors: int = 200,  # errors after which the point is known well enough
     max_trials: int = 10**7,  # trials after which to give up
     confidence: float = 0.95,  # coverage of the interval
+    args: tuple = (),  # passed on to `simulate`
 ) -> ErrorRate:
     "Error rate of a simulation with Wilson's interval, stopped early. Raises `ValueError` for targets that are not positive."
     if target_errors < 1 or not 1 <= max_trials < 2**31:
         raise ValueError(f"target_errors={target_errors}, max_trials={max_trials}: need target_errors >= 1 and 1 <= max_trials < 2**31")
-    errors, trials = count_until(simulate, key, target_errors, max_trials)
+    errors, trials = count_until(simulate, key, target_errors, max_trials, args)
     return wilson(int(errors), int(trials), confidence)
