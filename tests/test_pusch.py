@@ -74,7 +74,8 @@ def configurations(draw):
     table = draw(st.integers(1, 4))
     layers = draw(st.integers(1, 4))
     kind = draw(st.sampled_from([1, 2]))
-    return table, draw(st.integers(0, {1: 28, 2: 27, 3: 28, 4: 26}[table])), layers, kind, draw(st.integers(0, 1)), draw(st.integers(1, 2)), draw(st.booleans())
+    mcs = draw(st.integers(0, {1: 28, 2: 27, 3: 28, 4: 26}[table]))
+    return table, mcs, layers, kind, draw(st.integers(0, 1)), draw(st.integers(1, 2)), draw(st.booleans())
 
 
 @given(arguments=configurations(), seed=st.integers(0, 99), rv=st.integers(0, 3))

@@ -121,6 +121,12 @@ def element_gain(
     return 10 ** ((8 - jnp.minimum(vertical + horizontal, 30)) / 10)
 
 
+def _unit(turns: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
+    "$e^{2\\pi j x}$ without the exponential of a complex number's real part."
+    angle = 2 * np.pi * turns
+    return jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
+
+
 def _psi(toward: Float[Array, "*rays 3"], local: Float[Array, "*rays 3"], turned: np.ndarray) -> Float[Array, "*rays"]:
     "The angle by which a panel's rotation turns the field of a ray in the plane of theta and phi (7.1-12)."
 
@@ -139,9 +145,11 @@ def response(
     turned = rotation(antennas.orientation)
     local = toward @ turned.astype(np.float32)
     amplitude = jnp.sqrt(element_gain(local)) if antennas.element == "38.901" else jnp.ones(toward.shape[:-1])
-    psi = jax.vmap(lambda slant: _psi(toward, local, turned) + slant, out_axes=-1)(jnp.asarray(antennas.slants, jnp.float32))
-    phase = jnp.exp(2j * np.pi * (toward @ positions(antennas).T.astype(np.float32)))
-    return (amplitude[..., None] * phase)[..., None] * jnp.stack([jnp.cos(psi), jnp.sin(psi)], -1)
+    upright = antennas.orientation[1:] == (0.0, 0.0)  # then theta and phi stay what they are
+    psi = jnp.zeros_like(amplitude) if upright else _psi(toward, local, turned)
+    turned_by = jax.vmap(lambda slant: psi + slant, out_axes=-1)(jnp.asarray(antennas.slants, jnp.float32))
+    phase = _unit(toward @ positions(antennas).T.astype(np.float32))
+    return (amplitude[..., None] * phase)[..., None] * jnp.stack([jnp.cos(turned_by), jnp.sin(turned_by)], -1)
 
 # %% ../../nbs/00_foundations/40_delay_lines.ipynb #73fdc26e
 @dataclass(frozen=True)
@@ -201,7 +209,7 @@ def _random_rays(key: Key[Array, ""], table: Profile) -> tuple[Float[Array, "pat
 
 
 def _phases(key: Key[Array, ""], shape: tuple[int, ...]) -> Complex[Array, "..."]:
-    return jnp.exp(2j * np.pi * jax.random.uniform(key, shape))
+    return _unit(jax.random.uniform(key, shape))
 
 
 def cdl(
@@ -217,12 +225,12 @@ def cdl(
     velocity = line.doppler_hz * jnp.stack([jnp.cos(angle), jnp.sin(angle), 0.0])
     amplitude = np.array([[1, table.cross**-0.5], [table.cross**-0.5, 1]], np.float32)[None, None]
     polar = _phases(initial, (*at_bs.shape[:-1], 2, 2)) * amplitude
-    clusters = np.sqrt(table.powers[int(table.sight) :] / len(RAY_OFFSETS)).astype(np.float32)
+    clusters = jnp.asarray(np.sqrt(table.powers[int(table.sight) :] / len(RAY_OFFSETS)), jnp.float32)
     gains = clusters[None, :, None, None] * _sum_rays(line, at_ue, at_bs, polar, velocity, times_s)
     if table.sight:
-        ends = (direction(*np.float32(end[0]))[None, None] for end in (table.arrival, table.departure))
-        specular = _sum_rays(line, *ends, np.diag([1, -1])[None, None] * _phases(sight, (1, 1, 1, 1)), velocity, times_s)
-        gains = jnp.concatenate([np.sqrt(np.float32(table.powers[0])) * specular, gains], 1)
+        at_ue, at_bs = (direction(*jnp.asarray(end[:1].T, jnp.float32))[None] for end in (table.arrival, table.departure))
+        specular = _sum_rays(line, at_ue, at_bs, jnp.diag(jnp.array([1.0, -1.0]))[None, None] * _phases(sight, (1, 1, 1, 1)), velocity, times_s)
+        gains = jnp.concatenate([float(np.sqrt(table.powers[0])) * specular, gains], 1)
     delays = jnp.asarray(table.delays * line.delay_spread_s, jnp.float32)
     return Paths(gains if line.direction == "downlink" else gains.mT, delays)
 
@@ -236,7 +244,7 @@ def _sum_rays(
     times_s: Float[Array, "symbol"],
 ) -> Complex[Array, "symbol path ue bs"]:
     "The sum over the rays of every cluster in @eq-rays."
-    doppler = jnp.exp(2j * np.pi * (at_ue @ velocity)[..., None] * times_s[None, None])
+    doppler = _unit((at_ue @ velocity)[..., None] * times_s[None, None])
     ue, bs = response(line.ue, at_ue), response(line.bs, at_bs)
     through = jnp.sum(polar[..., None, :, :] * bs[..., None, :], -1)  # field at the user of every port of the base station
     pairs = jnp.sum(ue[..., :, None, :] * through[..., None, :, :], -1)
@@ -254,12 +262,12 @@ def tdl(
     strata, initial, sight = jax.random.split(key, 3)
     shape = (len(table.powers) - table.sight, rx, tx, sinusoids)
     angles = 2 * np.pi * (jnp.broadcast_to(np.arange(sinusoids, dtype=np.float32), shape) + jax.random.uniform(strata, shape)) / sinusoids
-    spin = jnp.exp(2j * np.pi * line.doppler_hz * jnp.cos(angles)[None] * times_s[:, None, None, None, None])
+    spin = _unit(line.doppler_hz * jnp.cos(angles)[None] * times_s[:, None, None, None, None])
     gains = jnp.sum(_phases(initial, shape)[None] * spin, -1) / np.sqrt(np.float32(sinusoids))
     if table.sight:
         specular = _phases(sight, ()) * jnp.exp(2j * np.pi * 0.7 * line.doppler_hz * times_s)
         gains = jnp.concatenate([jnp.broadcast_to(specular[:, None, None, None], (len(times_s), 1, rx, tx)), gains], 1)
-    powers = np.sqrt(table.powers).astype(np.float32)[None, :, None, None]
+    powers = jnp.asarray(np.sqrt(table.powers), jnp.float32)[None, :, None, None]
     return Paths(powers * gains, jnp.asarray(table.delays * line.delay_spread_s, jnp.float32))
 
 
@@ -287,7 +295,7 @@ def frequency_response(
     frequencies_hz: Float[ArrayLike, "subcarrier"],  # of the subcarriers, around the carrier
 ) -> Complex[Array, "symbol subcarrier rx tx"]:
     "Channel matrix on every subcarrier."
-    turns = jnp.exp(-2j * np.pi * paths.delays[:, None] * jnp.asarray(frequencies_hz, jnp.float32)[None])
+    turns = _unit(-paths.delays[:, None] * jnp.asarray(frequencies_hz, jnp.float32)[None])
     return jnp.einsum("tprs,pk->tkrs", paths.gains, turns)
 
 

@@ -58,15 +58,18 @@ class Dmrs:
 # Positions after the first, by the last duration they serve (38.211, tables 6.4.1.1.3-3 and -4): additional 0, 1, 2, 3.
 _SINGLE = {
     "A": (
-        (7, (), (), (), ()), (9, (), (7,), (7,), (7,)), (11, (), (9,), (6, 9), (6, 9)),
-        (12, (), (9,), (6, 9), (5, 8, 11)), (14, (), (11,), (7, 11), (5, 8, 11)),
+        (7, ((), (), (), ())), (9, ((), (7,), (7,), (7,))), (11, ((), (9,), (6, 9), (6, 9))),
+        (12, ((), (9,), (6, 9), (5, 8, 11))), (14, ((), (11,), (7, 11), (5, 8, 11))),
     ),
     "B": (
-        (4, (), (), (), ()), (7, (), (4,), (4,), (4,)), (9, (), (6,), (3, 6), (3, 6)),
-        (11, (), (8,), (4, 8), (3, 6, 9)), (14, (), (10,), (5, 10), (3, 6, 9)),
+        (4, ((), (), (), ())), (7, ((), (4,), (4,), (4,))), (9, ((), (6,), (3, 6), (3, 6))),
+        (11, ((), (8,), (4, 8), (3, 6, 9))), (14, ((), (10,), (5, 10), (3, 6, 9))),
     ),
 }
-_DOUBLE = {"A": ((9, (), ()), (12, (), (8,)), (14, (), (10,))), "B": ((7, (), ()), (9, (), (5,)), (11, (), (7,)), (14, (), (9,)))}
+_DOUBLE = {
+    "A": ((9, ((), ())), (12, ((), (8,))), (14, ((), (10,)))),
+    "B": ((7, ((), ())), (9, ((), (5,))), (11, ((), (7,))), (14, ((), (9,)))),
+}
 
 
 def positions(
@@ -75,7 +78,7 @@ def positions(
     "First symbol in the slot of every (single or double) DMRS (38.211, tables 6.4.1.1.3-3 and -4)."
     offset, origin = (dmrs.first, 0) if dmrs.mapping == "A" else (0, dmrs.start)
     table = (_SINGLE if dmrs.length == 1 else _DOUBLE)[dmrs.mapping]
-    later = next(row for row in table if dmrs.duration <= row[0])[1 + dmrs.additional]
+    later = next(rest for last, rest in table if dmrs.duration <= last)[dmrs.additional]
     return tuple(origin + l for l in (offset, *later))
 
 
