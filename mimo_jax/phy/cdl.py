@@ -295,8 +295,11 @@ def frequency_response(
     frequencies_hz: Float[ArrayLike, "subcarrier"],  # of the subcarriers, around the carrier
 ) -> Complex[Array, "symbol subcarrier rx tx"]:
     "Channel matrix on every subcarrier."
-    turns = _unit(-paths.delays[:, None] * jnp.asarray(frequencies_hz, jnp.float32)[None])
-    return jnp.einsum("tprs,pk->tkrs", paths.gains, turns)
+    angle = -2 * np.pi * paths.delays[:, None] * jnp.asarray(frequencies_hz, jnp.float32)[None]
+    real, imaginary = jnp.concatenate([jnp.cos(angle), -jnp.sin(angle)]), jnp.concatenate([jnp.sin(angle), jnp.cos(angle)])
+    gains = jnp.concatenate([paths.gains.real, paths.gains.imag], 1)
+    both = jnp.einsum("tprs,pk->tkrs", gains, jnp.concatenate([real, imaginary], 1))
+    return jax.lax.complex(*jnp.split(both, 2, 1))
 
 
 def time_response(
