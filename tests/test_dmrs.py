@@ -42,7 +42,7 @@ def configurations(draw):
 
 
 @given(arguments=configurations(), slot=st.integers(0, 19))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_flat_channel_is_found_exactly(arguments, slot):
     "Without noise and echoes, lines through despread pilots are the channel, for every port at once; energy is shared fairly."
     config = d.Dmrs(*arguments)
@@ -57,7 +57,7 @@ def test_flat_channel_is_found_exactly(arguments, slot):
 
 
 @given(arguments=configurations())
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_lmmse_never_does_worse_than_nothing(arguments):
     config = d.Dmrs(*arguments)
     carrier, spread = Carrier(4), d.Spread((0.5, 0.5), (0.0, 3e-7), 100.0)
