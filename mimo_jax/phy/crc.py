@@ -66,7 +66,7 @@ def check(
 ) -> Bool[Array, "*batch"]:
     "Whether the check sum holds. Raises `ValueError` for blocks that are not longer than their parity."
     if name in CRC_LENGTH and jnp.shape(bits)[-1] <= CRC_LENGTH[name]:
-        raise ValueError(f"{jnp.shape(bits)[-1]} bits hold no CRC{name}: 38.212 clause 5.1 puts {CRC_LENGTH[name]} parity bits behind at least one bit")
+        raise ValueError(f"{jnp.shape(bits)[-1]} bits hold no CRC{name}: clause 5.1 of 38.212 puts {CRC_LENGTH[name]} bits behind others")
     return ~jnp.any(parity(bits, name), -1)
 
 

@@ -27,7 +27,7 @@ COLUMNS = {1: 68, 2: 52}  # columns of each base graph
 INFORMATION = {1: 22, 2: 10}  # of which carry information
 LARGEST_BLOCK = {1: 8448, 2: 3840}  # K_cb of clause 5.2.2
 
-
+# %% ../../nbs/00_foundations/32_ldpc_codes.ipynb #aa7540ef
 class Edge(NamedTuple):
     "A block of the parity-check matrix: its block column, and by how much the identity is shifted."
 
@@ -58,7 +58,7 @@ class Code:
 
     def __post_init__(self):
         if self.base_graph not in (1, 2) or self.Z not in LIFTING_SIZES:
-            raise ValueError(f"base_graph={self.base_graph}, Z={self.Z}: 38.212 clause 5.3.2 has base graphs 1 and 2 and Z = a 2**j of table 5.3.2-1, up to 384")
+            raise ValueError(f"base_graph={self.base_graph}, Z={self.Z}: 38.212 clause 5.3.2 has graphs 1 and 2, Z of table 5.3.2-1 (LIFTING_SIZES)")
         if not 1 <= self.k <= self.systematic:
             raise ValueError(f"k={self.k}: 38.212 clause 5.2.2 puts 1 ... {self.systematic} bits into base graph {self.base_graph} with Z={self.Z}")
 
@@ -82,14 +82,14 @@ class Code:
         "The parity checks, block row by block row."
         return edges(self.base_graph, self.Z)
 
-
+# %% ../../nbs/00_foundations/32_ldpc_codes.ipynb #a0c27fb1
 def make_code(
     k: int,  # bits of the block, CRC included
     base_graph: int,  # 1 or 2
 ) -> Code:
     "The code of a single block: the smallest Z that holds it (38.212 clause 5.2.2). Raises `ValueError` if it needs segmentation."
     if base_graph not in (1, 2) or not 1 <= k <= LARGEST_BLOCK[base_graph]:
-        raise ValueError(f"k={k}, base_graph={base_graph}: 38.212 clause 5.2.2 has 1 ... 8448 bits in a block of base graph 1 and 1 ... 3840 in one of 2")
+        raise ValueError(f"k={k}, base_graph={base_graph}: 38.212 clause 5.2.2 has 1 ... 8448 bits in a block of graph 1, 1 ... 3840 of graph 2")
     return _lifted(k, k, base_graph)
 
 
@@ -136,7 +136,7 @@ def segmentation(
         raise ValueError(f"payload={payload}: {total} bits do not divide into {blocks} code blocks; take a size of 38.214 clause 5.1.3.2")
     return Segmentation(payload, blocks, _lifted(total // blocks + 24, total, base_graph))
 
-
+# %% ../../nbs/00_foundations/32_ldpc_codes.ipynb #3d97ad85
 def segment(
     bits: Integer[ArrayLike, "*batch payload"],  # transport blocks
     plan: Segmentation,
@@ -186,7 +186,7 @@ def encode(
             columns[known + i + (i < 3)] = _twice(_sum(columns, row))
     return jnp.concatenate([columns[j][..., : code.Z] for j in range(2, len(columns))], -1)
 
-
+# %% ../../nbs/00_foundations/32_ldpc_codes.ipynb #8e736b2e
 def _twice(block: UInt8[Array, "*batch Z"]) -> UInt8[Array, "*batch 2*Z"]:
     "A block and itself again, so that every roll of it is a slice, which compiles ten times faster."
     return jnp.concatenate([block, block], -1)
@@ -204,7 +204,7 @@ def _first_parity(columns: dict[int, UInt8[Array, "..."]], code: Code) -> UInt8[
     (shift,) = (s for s in set(shifts) if shifts.count(s) % 2)
     return _twice(jnp.roll(reduce(xor, [_sum(columns, row) for row in code.rows[:4]]), shift, -1))
 
-
+# %% ../../nbs/00_foundations/32_ldpc_codes.ipynb #6e158f29
 @partial(jax.jit, static_argnames="code")
 def parity_holds(
     bits: Integer[ArrayLike, "*batch k"],  # information bits

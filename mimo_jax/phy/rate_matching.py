@@ -8,7 +8,6 @@ __all__ = ['STARTS', 'ring', 'starts', 'rate_match', 'rate_dematch', 'block_leng
 # %% ../../nbs/00_foundations/33_rate_matching.ipynb #9ba82ac9
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from .ldpc import COLUMNS, Code
@@ -57,7 +56,7 @@ def rate_match(
     bits = jnp.concatenate([bits] * -(-n // bits.shape[-1]), -1)[..., :n]
     return bits.reshape(bits.shape[:-1] + (bits_per_symbol, -1)).swapaxes(-1, -2).reshape(bits.shape)
 
-
+# %% ../../nbs/00_foundations/33_rate_matching.ipynb #4a59fd28
 def _start(code: Code, rv: Int[ArrayLike, ""], n_ref: int | None):
     "Start of one redundancy version: a number if `rv` is one, else looked up as the program runs."
     table = starts(code, n_ref)
@@ -103,11 +102,11 @@ def block_lengths(
     "Bits sent of each code block, E_r (38.212 clause 5.4.2.1). Raises `ValueError` unless the grant is whole symbols on every layer."
     unit = layers * bits_per_symbol
     if total % unit or total < unit * blocks:
-        raise ValueError(f"total={total}: 38.212 clause 5.4.2.1 needs a multiple of layers x bits per symbol = {unit}, and at least one for each of {blocks} blocks")
+        raise ValueError(f"total={total}: 38.212 clause 5.4.2.1 needs a multiple of layers x bits per symbol ({unit}), at least {blocks} of them")
     less, more = total // unit // blocks, total // unit % blocks
     return (unit * less,) * (blocks - more) + (unit * (less + 1),) * more
 
-
+# %% ../../nbs/00_foundations/33_rate_matching.ipynb #ffa68dd1
 def rows_used(
     code: Code,
     n: int,  # bits of each transmission

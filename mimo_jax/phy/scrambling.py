@@ -26,7 +26,7 @@ def _register(
         words[n + 31 : n + 31 + step] = np.bitwise_xor.reduce([words[n + tap : n + tap + step] for tap in taps])
     return words[:length]
 
-
+# %% ../../nbs/00_foundations/31_scrambling.ipynb #0a6dd78e
 @cache
 def _constants(length: int) -> tuple[np.ndarray, np.ndarray]:
     "$x_1$ and the masks of $x_2$ from $N_C = 1600$ on (@eq-gold, @eq-mask)."
@@ -35,7 +35,7 @@ def _constants(length: int) -> tuple[np.ndarray, np.ndarray]:
     masks = _register(unit, (3, 2, 1, 0), 1600 + length)
     return x1[1600:].astype(np.uint8), masks[1600:]
 
-
+# %% ../../nbs/00_foundations/31_scrambling.ipynb #07015b0f
 def gold(
     c_init: Int[ArrayLike, "*batch"],  # seed of 31 bits, one per sequence; may be traced
     length: int,  # bits wanted
