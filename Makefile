@@ -7,7 +7,6 @@ CHAPTER ?=
 PRESET  ?= laptop
 PAGE    ?=
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
-export JAX_PLATFORMS ?= 
 # The tests see eight devices, checked shapes, and no silent broadcasting between ranks.
 TEST_ENV := XLA_FLAGS="--xla_force_host_platform_device_count=8" MIMO_JAX_CHECK_SHAPES=1 JAX_NUMPY_RANK_PROMOTION=raise MPLBACKEND=agg
 
@@ -40,6 +39,7 @@ lab: $(VENV)/.installed-nb  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs
 
 book: $(VENV)/.installed-book  ## the book as HTML in book/_build/html; warnings are errors
+	rm -rf book/_build book/api
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W --keep-going
 
 results: $(VENV)/.installed-core  ## make results CHAPTER=autoencoder PRESET=laptop
@@ -51,5 +51,5 @@ bench: $(VENV)/.installed-core  ## speed, as ratios from one run
 pages: $(VENV)/.installed-dev  ## execute, clean and export pages: make pages PAGE=nbs/00_foundations/01_units.ipynb
 	$(BIN)/python book/pages.py $(PAGE)
 
-clean:  ## remove everything that git does not track
-	git clean -xfd
+clean:  ## remove the virtual environment and everything built
+	rm -rf $(VENV) book/_build book/api .jax_cache *.egg-info

@@ -1,4 +1,4 @@
-"""Execute pages of the book, keep their outputs, clean them, export the package and remake README.md.
+"""Execute pages of the book, keep their outputs, clean them, export the package, remake the table of contents and README.md.
 
     python book/pages.py [nbs/.../page.ipynb ...]      (without a page: all of them)
 """
@@ -55,7 +55,8 @@ def main():
         print(f"{page}  {time.time() - start:.0f} s  {page.stat().st_size / 1e3:.0f} kB", flush=True)
     run("nbdev_clean")
     run("nbdev_export")
-    subprocess.run([sys.executable, str(ROOT / "book" / "readme.py")], check=True)
+    for script in ("contents.py", "readme.py"):
+        subprocess.run([sys.executable, str(ROOT / "book" / script)], check=True)
 
 
 if __name__ == "__main__":

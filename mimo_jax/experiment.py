@@ -277,9 +277,18 @@ def ledger(
     return [_row(claim, answers.get(claim.id), chosen) for claim in claims(experiment.chapter)]
 
 
+def _stated(printed: str) -> float | str:
+    "A printed value as a number, where it is one."
+    try:
+        return float(printed)
+    except ValueError:
+        return printed
+
+
 def _row(claim: Claim, measured: Measured | None, preset: str | None) -> dict:
     answer = measured or Measured(None)
     ours = {"value": answer.value, "low": answer.low, "high": answer.high, "verdict": verdict(claim, measured)}
     command = f"mimo-jax reproduce {claim.chapter} --preset {preset or 'laptop'}"
-    row = {"chapter": claim.chapter} | asdict(claim) | ours
+    stated = {"paper_value": _stated(claim.paper_value), "printed": claim.paper_value}
+    row = {"chapter": claim.chapter} | asdict(claim) | stated | ours
     return row | {"reason": answer.reason or claim.reason, "preset": preset, "command": command}

@@ -9,7 +9,7 @@ __all__ = ['db', 'from_db', 'bytes_of', 'gib', 'format_bytes', 'nmse', 'cosine_s
 # %% ../nbs/00_foundations/01_units.ipynb #d251dae4
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, SupportsInt
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +39,12 @@ def bytes_of(
     return -(-values * bits // 8)
 
 
-def gib(n_bytes: float) -> float:
+def gib(n_bytes: int | float) -> float:
     "Bytes in GiB, units of $2^{30}$."
     return n_bytes / 2**30
 
 
-def format_bytes(n_bytes: float) -> str:
+def format_bytes(n_bytes: int | float) -> str:
     "Bytes as people read them: three significant digits and a binary prefix."
     size, prefixes = float(n_bytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
     while size >= 1000 and len(prefixes) > 1:
@@ -83,8 +83,8 @@ class ErrorRate(NamedTuple):
 
 
 def wilson(
-    errors: int,  # errors seen
-    trials: int,  # trials made
+    errors: SupportsInt,  # errors seen
+    trials: SupportsInt,  # trials made
     confidence: float = 0.95,  # coverage of the interval
 ) -> ErrorRate:
     "Error rate with Wilson's interval (@eq-wilson). Raises `ValueError` unless 0 <= errors <= trials and trials > 0."
@@ -92,20 +92,20 @@ def wilson(
 
 
 def clopper_pearson(
-    errors: int,  # errors seen
-    trials: int,  # trials made
+    errors: SupportsInt,  # errors seen
+    trials: SupportsInt,  # trials made
     confidence: float = 0.95,  # coverage of the interval
 ) -> ErrorRate:
     "Error rate with the exact interval of Clopper and Pearson (1934). Raises `ValueError` as `wilson` does."
     return _with_interval(errors, trials, confidence, "exact")
 
 
-def _with_interval(errors: int, trials: int, confidence: float, method: str) -> ErrorRate:
-    errors, trials = int(errors), int(trials)
-    if not 0 <= errors <= trials or trials == 0:
-        raise ValueError(f"errors={errors} of trials={trials}: need 0 <= errors <= trials and at least one trial")
-    interval = stats.binomtest(errors, trials).proportion_ci(confidence, method)
-    return ErrorRate(errors / trials, float(interval.low), float(interval.high), errors, trials)
+def _with_interval(errors: SupportsInt, trials: SupportsInt, confidence: float, method: str) -> ErrorRate:
+    e, n = int(errors), int(trials)
+    if not 0 <= e <= n or n == 0:
+        raise ValueError(f"errors={e} of trials={n}: need 0 <= errors <= trials and at least one trial")
+    interval = stats.binomtest(e, n).proportion_ci(confidence, method)
+    return ErrorRate(e / n, float(interval.low), float(interval.high), e, n)
 
 # %% ../nbs/00_foundations/01_units.ipynb #25c96863
 @partial(jax.jit, static_argnames=("simulate",))
