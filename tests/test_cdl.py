@@ -1,0 +1,86 @@
+"""CDL channels against the statistics of an independent implementation, and invariants over random links."""
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_jax.phy import cdl
+
+DRAWS = 2000
+FREQUENCIES = ((np.arange(612) - 306) * 30e3).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames="name")
+def realisations(name):
+    def one(key):
+        paths = cdl.draw(key, cdl.DelayLine(name))
+        return paths.gains[0], cdl.frequency_response(paths, FREQUENCIES)[0]
+
+    return jax.lax.map(one, jax.random.split(jax.random.key(1), DRAWS), batch_size=100)
+
+
+def within_three_errors(samples, expected):
+    "Both sides are means of as many draws: the difference has twice the variance of ours."
+    error = np.sqrt(2) * samples.std(0) / np.sqrt(DRAWS)
+    np.testing.assert_array_less(np.abs(samples.mean(0) - expected), 3 * error + 1e-6)
+
+
+@pytest.mark.parametrize("letter", ["A", "C"])
+def test_statistics(reference, letter):
+    stored = {k.partition("__")[2]: v for k, v in reference("cdl_statistics.npz").items() if k.startswith(f"CDL{letter}_")}
+    levels = reference("cdl_statistics.npz")["q_levels"]
+    gains, H = map(np.asarray, realisations(f"cdl-{letter.lower()}"))
+    order = np.argsort(cdl.profile(f"cdl-{letter.lower()}").delays, kind="stable")
+    np.testing.assert_allclose(cdl.profile(f"cdl-{letter.lower()}").delays[order] * 100e-9, stored["tap_delay_s"], rtol=1e-5, atol=1e-12)
+    within_three_errors(np.abs(gains[:, order]) ** 2, np.moveaxis(stored["tap_power_per_pair"], -1, 0))
+    within_three_errors(np.mean(H * H[:, :1].conj(), (2, 3)), stored["freq_corr"])
+    within_three_errors(np.einsum("bkrt,bkst->brs", H, H.conj()) / 612 / 2, stored["R_rx"])
+    within_three_errors(np.einsum("bkrt,bkru->btu", H, H.conj()) / 612 / 2, stored["R_tx"])
+    pairs = H[:, 306].reshape(DRAWS, 4)
+    within_three_errors(pairs[:, :, None] * pairs[:, None].conj(), stored["R_full"])
+    singular = np.linalg.svd(H[:, 306], compute_uv=False)
+    within_three_errors(singular, stored["mean_sv"])
+    capacity, power = np.log2(1 + 10 / 2 * singular**2).sum(-1), np.mean(np.abs(H[:, 306]) ** 2, (1, 2))
+    within_three_errors(capacity, stored["mean_cap10dB"])
+    for samples, quantiles in ((power, stored["q_power"]), (capacity, stored["q_cap10dB"])):
+        below = np.mean(samples[:, None] < quantiles, 0)
+        np.testing.assert_array_less(np.abs(below - levels), 3 * np.sqrt(2 * levels * (1 - levels) / DRAWS))
+
+
+panels = st.builds(
+    cdl.Antennas, columns=st.integers(1, 3), rows=st.integers(1, 2), polarisation=st.sampled_from(["V", "H", "VH", "cross"]),
+    element=st.sampled_from(["omni", "38.901"]), orientation=st.tuples(*[st.floats(-3, 3)] * 3),
+)
+
+
+@given(bs=panels, ue=panels, name=st.sampled_from(cdl.PROFILES), speed=st.floats(0, 100))
+@settings(max_examples=4, deadline=None)
+def test_any_link(bs, ue, name, speed):
+    line = cdl.DelayLine(name, bs=bs, ue=ue, speed_m_s=speed, direction="downlink")
+    paths = cdl.draw(jax.random.key(0), line, np.linspace(0, 1e-3, 3, dtype=np.float32))
+    assert paths.gains.shape == (3, len(paths.delays), ue.count, bs.count) and bool(jnp.isfinite(paths.gains).all())
+    H = cdl.frequency_response(paths, np.linspace(-1e6, 1e6, 4, dtype=np.float32))
+    brute = sum(np.asarray(paths.gains)[:, i] * np.exp(-2j * np.pi * np.linspace(-1e6, 1e6, 4)[:, None, None, None] * float(d))
+                for i, d in enumerate(paths.delays))
+    np.testing.assert_allclose(H, np.swapaxes(brute, 0, 1), atol=2e-3)
+
+
+def test_element_is_rotated_with_its_panel():
+    "A 38.901 element looks where its panel is turned to."
+    toward = cdl.direction(jnp.linspace(-3, 3, 61), jnp.full(61, np.pi / 2))
+    gain = jnp.sum(jnp.abs(cdl.response(cdl.Antennas(element="38.901", orientation=(1.0, 0.0, 0.0)), toward)) ** 2, (-1, -2))
+    assert int(jnp.argmax(gain)) == 40  # azimuth 1.0
+    np.testing.assert_allclose(gain[40], 10**0.8, rtol=1e-4)
+
+
+def test_correlated_taps():
+    rho = jnp.array([[1, 0.7], [0.7, 1]], jnp.complex64)
+    line = cdl.DelayLine("tdl-a")
+    one = jnp.eye(2, dtype=jnp.complex64)
+    gains = jax.vmap(lambda k: cdl.correlate(cdl.draw(k, line), rho, one).gains[0])(jax.random.split(jax.random.key(3), 2000))
+    measured = jnp.mean(jnp.sum(gains[..., 0, :] * gains[..., 1, :].conj(), (1, 2))) / 2
+    np.testing.assert_allclose(measured, 0.7, atol=0.05)

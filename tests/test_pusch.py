@@ -1,0 +1,148 @@
+"""Transport block sizes, blocks before and after scrambling, grids and codebooks against an independent implementation; random configurations."""
+from fractions import Fraction
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_jax.phy import dmrs, ldpc, pusch
+from mimo_jax.phy.constellation import random_bits
+from mimo_jax.phy.dmrs import Dmrs
+from mimo_jax.phy.ofdm import Carrier
+from mimo_jax.phy.scrambling import data_seed, scramble
+
+
+def test_transport_block_sizes(reference):
+    "Size, code blocks, check sums, base graph and K' on the whole grid."
+    stored = reference("tbs.npz")
+    columns = {name: stored["tbs_grid"][:, i] for i, name in enumerate(stored["tbs_grid_cols"].tolist())}
+    assert len(columns["mcs"]) == 11610
+    for i in range(len(columns["mcs"])):
+        row = {name: int(column[i]) for name, column in columns.items()}
+        chosen = pusch.scheme(row["mcs"], row["mcs_table"])
+        assert chosen == (row["qm"], Fraction(row["rate2048"], 2048))
+        size = pusch.transport_block_size(12 * row["nsym"] - row["dmrs_re_per_prb"], row["prb"], chosen, row["layers"])
+        assert size == row["tbs_exact38214"], row
+        parts = ldpc.segmentation(size, float(chosen.code_rate))
+        graph = ldpc.select_base_graph(size, float(chosen.code_rate))
+        assert (parts.blocks, parts.code.k, graph) == (row["C_38212"], row["Kprime_38212"], row["bg_38212"]), row
+
+
+@pytest.mark.parametrize("case", ["default", "nm"])
+def test_transport_blocks(reference, case):
+    "Bit exact before and after scrambling; the grid with its pilots."
+    stored = reference("pusch_transport_block.npz")
+    meta = dict(zip(stored["meta_cols"].tolist(), stored[f"{case}__meta"].tolist(), strict=True))
+    config = pusch.Pusch(
+        Carrier(meta["n_prb"], meta["scs_khz"]), meta["mcs"], meta["mcs_table"], meta["layers"],
+        dmrs=Dmrs(ports=tuple(range(meta["layers"])), identity=meta["n_cell_id"]), rnti=meta["n_rnti"], identity=meta["n_cell_id"],
+    )
+    parts = config.segmentation
+    assert (config.payload, config.coded_bits, parts.blocks, parts.code.k, parts.code.base_graph, parts.code.Z) == tuple(
+        meta[k] for k in ("tbs", "G", "C", "Kprime", "bg", "Z"))
+    assert config.lengths == tuple(stored[f"{case}__cw_lengths"].tolist())
+    bits = jnp.asarray(stored[f"{case}__b"][:, 0])
+    np.testing.assert_array_equal(ldpc.segment(bits, parts), stored[f"{case}__cb_with_crc"][:, 0])
+    coded = pusch.match(pusch.encode(bits, config), config)
+    np.testing.assert_array_equal(coded, stored[f"{case}__coded_before_scrambling"][:, 0])
+    np.testing.assert_array_equal(scramble(coded, data_seed(config.rnti, config.identity)), stored[f"{case}__coded"][:, 0])
+    grids = np.asarray(pusch.transmit(bits, config))
+    expected = stored[f"{case}__x"][:, 0]
+    np.testing.assert_allclose(grids[: len(expected)], expected, atol=1e-6)
+
+
+def test_codebooks_are_orthogonal():
+    "Every precoder has orthogonal columns and radiates at most one unit (38.211, 6.3.1.5)."
+    for layers, ports in ((1, 2), (1, 4), (2, 2), (2, 4), (3, 4), (4, 4)):
+        for tpmi in range(99):
+            try: W = pusch.precoder(pusch.Pusch(layers=layers, ports=ports, tpmi=tpmi))
+            except ValueError as refused:
+                assert f"TPMI 0 to {tpmi - 1}" in str(refused)
+                break
+            gram = W.conj().T @ W
+            np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-6)
+            assert np.trace(gram).real <= 1 + 1e-6
+        assert tpmi == {(1, 2): 6, (1, 4): 28, (2, 2): 3, (2, 4): 22, (3, 4): 7, (4, 4): 5}[layers, ports]
+
+
+@st.composite
+def configurations(draw):
+    table = draw(st.integers(1, 4))
+    layers = draw(st.integers(1, 4))
+    kind = draw(st.sampled_from([1, 2]))
+    mcs = draw(st.integers(0, {1: 28, 2: 27, 3: 28, 4: 26}[table]))
+    return table, mcs, layers, kind, draw(st.integers(0, 1)), draw(st.integers(1, 2)), draw(st.booleans())
+
+
+@given(arguments=configurations(), seed=st.integers(0, 99), rv=st.integers(0, 3))
+@settings(max_examples=4, deadline=None)
+def test_any_configuration_is_heard(arguments, seed, rv):
+    "Without noise to speak of, the soft bits are the coded bits, and the soft buffer has the signs of the mother code word."
+    table, mcs, layers, kind, additional, prb, limited = arguments
+    config = pusch.Pusch(Carrier(prb, 15), mcs, table, layers, dmrs=Dmrs(kind, tuple(range(layers)), additional=additional), limited_buffer=limited)
+    link = pusch.Link(config, "rayleigh", antennas=12, knowledge="ls")
+    words = pusch.encode(random_bits(jax.random.key(seed), (config.payload,)), config)
+    coded, H = pusch.match(words, config, rv), pusch.draw_channel(jax.random.key(seed + 1), link)
+    y = pusch.apply_channel(H, pusch.to_grid(coded, config))
+    llr = pusch.soft_bits(y, pusch.estimate(y, H, 1e-4, link), 1e-4, config)
+    np.testing.assert_array_equal(llr > 0, coded == 1)
+    buffers = np.asarray(pusch.dematch(llr, config, rv))
+    np.testing.assert_array_equal((buffers > 0)[buffers != 0], (words == 1)[buffers != 0])
+
+
+@pytest.mark.parametrize("detector", ["lmmse", "zf", "ml"])
+def test_detectors_agree_on_one_stream(detector):
+    "With one layer, ZF, LMMSE and ML are the same receiver."
+    config = pusch.Pusch(Carrier(1), 3, layers=1)
+    bits = random_bits(jax.random.key(0), (config.payload,))
+    H = jax.random.normal(jax.random.key(1), (1, 12, 2, 1), jnp.complex64)
+    y = pusch.apply_channel(H, pusch.transmit(bits, config)) + 0.3 * jax.random.normal(jax.random.key(2), (2, 14, 12), jnp.complex64)
+    found = dmrs.Estimated(H, jnp.zeros((1, 1, 1)))
+    expected = pusch.soft_bits(y, found, 0.09, config, "lmmse")
+    np.testing.assert_allclose(pusch.soft_bits(y, found, 0.09, config, detector), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("channel", ["awgn", "rayleigh"])
+def test_gradient_from_soft_bits_to_channel(channel):
+    link = pusch.Link(pusch.Pusch(Carrier(2), 10), channel, knowledge="ls")
+    config = link.pusch
+    bits = random_bits(jax.random.key(0), (config.payload,))
+    coded, H = pusch.match(pusch.encode(bits, config), config), pusch.draw_channel(jax.random.key(1), link)
+
+    def loss(x):
+        y = pusch.apply_channel(H, x) + 0.1 * jax.random.normal(jax.random.key(2), (2, 14, 24), jnp.complex64)
+        llr = pusch.soft_bits(y, pusch.estimate(y, H, 0.01, link), 0.01, config)
+        return jnp.mean(jax.nn.softplus(jnp.where(coded == 1, -llr, llr)))
+
+    slope = jax.grad(loss)(pusch.transmit(bits, config))
+    assert bool(jnp.isfinite(slope).all()) and float(jnp.abs(slope).max()) > 0
+
+
+@pytest.mark.parametrize("wrong, told", [
+    (lambda: pusch.Pusch(Carrier(0)), "1 to 275"),
+    (lambda: pusch.Pusch(mcs=28, table=2), "table 5.1.3.1-2 has MCS 0 to 27"),
+    (lambda: pusch.Pusch(table=5), "tables 1 to 4"),
+    (lambda: pusch.Pusch(layers=0), "1 to 4"),
+    (lambda: pusch.Pusch(rnti=70000), "65536"),
+    (lambda: pusch.Pusch(layers=2, dmrs=Dmrs(ports=(0,))), "one DMRS port for each of 2 layers"),
+    (lambda: pusch.Pusch(overhead=5), "0, 6, 12 and 18"),
+    (lambda: pusch.Link(channel="cdl-c"), "'awgn', 'rayleigh' or a DelayLine"),
+    (lambda: pusch.Link(antennas=3), "ends in 2"),
+    (lambda: pusch.Link(knowledge="genie"), "'perfect', 'ls' or 'lmmse'"),
+])
+def test_bad_input_is_named(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        wrong()
+
+
+def test_one_program_for_all_snrs():
+    "The SNR is traced: a sweep compiles once."
+    link = pusch.Link(pusch.Pusch(Carrier(1), 0, layers=1))
+    run = partial(pusch.simulate, jax.random.key(0), link, batch=4)
+    run(10.0)
+    before = pusch.simulate._cache_size()
+    assert run(11.0).ok.all() and not run(-20.0).ok.any() and pusch.simulate._cache_size() == before
