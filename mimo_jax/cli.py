@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import mimo_jax
-from . import data_cli, experiment as ex
+from . import data_cli, experiment as ex, link_cli
 from .units import format_bytes
 
 # %% ../nbs/90_command_line/01_cli.ipynb #0322ec0a
@@ -35,6 +35,7 @@ Results = Annotated[Path | None, typer.Option("--results", help="Folder of resul
 
 
 app.add_typer(data_cli.app, name="data")
+app.add_typer(link_cli.app)
 
 
 def _version(wanted: bool) -> bool:
