@@ -151,15 +151,18 @@ class State(NamedTuple):
     messages: tuple[tuple[Block, ...], ...]  # m_ij by row and edge, extension columns left out
 
 # %% ../../nbs/00_foundations/34_ldpc_decoding.ipynb #76582000
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _roll(block: Block, shift: int) -> Block:
     "A block multiplied by a circulant (eq-circulant of the page before)."
-    shift %= block.shape[0]
+    return _circulant(block, shift % block.shape[0])  # type: ignore
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _circulant(block: Block, shift: int) -> Block:
     return jnp.concatenate([block[shift:], block[:shift]], 0) if shift else block
 
 
 # The transpose of a roll is a roll; left to itself it becomes a sum of padded slices, which takes the compiler minutes.
-_roll.defvjp(lambda block, shift: (_roll(block, shift), None), lambda shift, _, slope: (_roll(slope, -shift),))
+_circulant.defvjp(lambda block, shift: (_circulant(block, shift), None), lambda shift, _, slope: (_roll(slope, -shift),))
 
 
 def _last_shifts(decoder: Decoder) -> dict[int, int]:
