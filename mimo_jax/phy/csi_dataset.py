@@ -10,7 +10,7 @@ __all__ = ['SHARES', 'MatFile', 'mat_header', 'create_mat', 'write_rows', 'split
 import json
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +47,8 @@ def mat_header(
     inner += struct.pack("<2I", 1, len(file.key)) + name
     size = len(inner) + (2 if file.complex else 1) * (8 + file.part_bytes + pad)
     if size >= 2**31:
-        raise ValueError(f"{file.path.name}: {file.rows} x {file.columns} values are {size} bytes, over the 2 GiB of a version 5 file; draw fewer samples")
+        shape = f"{file.rows} x {file.columns} values"
+        raise ValueError(f"{file.path.name}: {shape} are {size} bytes, over the 2 GiB of a version 5 file; draw fewer samples")
     head = b"MATLAB 5.0 MAT-file, written by mimo_jax".ljust(124) + struct.pack("<H2s", 0x0100, b"IM")
     return head + struct.pack("<2I", 14, size) + inner + struct.pack("<2I", 7, file.part_bytes)
 
@@ -72,7 +73,7 @@ def write_rows(
     "Put rows in their place and see them onto the disk."
     start, step = len(mat_header(file)), file.part_bytes + -file.part_bytes % 8 + 8
     with open(file.path, "r+b") as out:
-        for i, part in enumerate((values.real, values.imag) if file.complex else (values,)):
+        for i, part in enumerate((np.real(values), np.imag(values)) if file.complex else (values,)):
             for column, run in enumerate(np.ascontiguousarray(part.T, "<f4")):
                 out.seek(start + i * step + 4 * (column * file.rows + first))
                 out.write(run.tobytes())
