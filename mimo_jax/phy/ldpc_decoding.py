@@ -110,12 +110,12 @@ class Decoder:
 
     code: Code
     rows: int | None = None  # parity rows to use, from `rows_used`; None for all
-    schedule: Schedule = "layered"  # rows in turn, or all at once
-    rule: Rule = "normalised"  # what a check says
+    schedule: str = "layered"  # rows in turn, or all at once: "flooding"
+    rule: str = "normalised"  # what a check says, one of Rule
     factor: float | None = None  # of the normalised rule; None takes FACTORS and OFFSET
     offset: float | None = None  # of the offset rule, there 0.5 unless given; or added to the normalised rule with a given factor
     stop: str | None = None  # None: never early; "syndrome", or the name of the block's CRC
-    output: Output = "information"  # bits whose LLRs are wanted
+    output: str = "information"  # or "codeword": bits whose LLRs are wanted
 
     def __post_init__(self):
         most = len(self.code.rows)
