@@ -85,9 +85,9 @@ def lmmse(
     y, H = whiten(y, H, noise)
     gram = H.conj().mT @ H
     inverse = _inverse(gram + jnp.expand_dims(jnp.eye(gram.shape[-1], dtype=gram.dtype), tuple(range(gram.ndim - 2))))
-    gain = 1 - jnp.diagonal(inverse, axis1=-2, axis2=-1).real
-    x = _apply(inverse, _apply(H.conj().mT, y)) / gain
-    return Estimate(x, jnp.broadcast_to(1 / gain - 1, x.shape))
+    shrunk = _apply(inverse, _apply(H.conj().mT, y))
+    gain = jnp.broadcast_to(1 - jnp.diagonal(inverse, axis1=-2, axis2=-1).real, shrunk.shape)
+    return Estimate(shrunk / gain, 1 / gain - 1)
 
 # %% ../../nbs/00_foundations/06_detection.ipynb #a821d923
 UNROLLED = 8  # largest matrix inverted by unrolled elimination
