@@ -173,7 +173,7 @@ class Pusch:
         "Duration of a slot in seconds."
         return 1e-3 * 15 / self.carrier.spacing_khz
 
-
+# %% ../../nbs/00_foundations/43_pusch.ipynb #98d9e00f
 @cache
 def _codebook(layers: int, ports: int) -> np.ndarray | None:
     with resources.files("mimo_jax.phy").joinpath("pusch_codebooks.npz").open("rb") as file, np.load(file) as tables:
@@ -355,7 +355,7 @@ def dematch(
         first = last
     return jnp.concatenate(parts, -2)
 
-
+# %% ../../nbs/00_foundations/43_pusch.ipynb #e80b5b58
 def decode_blocks(
     buffers: Float[Array, "*batch block code"],  # from `dematch`, or a sum of them
     pusch: Pusch,  # configuration
