@@ -54,7 +54,7 @@ PLANS = SMALL_PLANS + (
     ("tanh-bae", 4, 6, 2048, 256, 2048),
 )
 PRESETS = {
-    "smoke": Sizes(32, 128, Training(steps=600, batch=1024, learning_rate=4e-3), 1, (4.0, 6.0, 8.0, 10.0, 12.0), 200, 400_000, SMALL_PLANS),
+    "smoke": Sizes(32, 128, Training(steps=400, batch=1024, learning_rate=4e-3), 1, (4.0, 6.0, 8.0, 10.0, 12.0), 200, 400_000, SMALL_PLANS),
     "laptop": Sizes(compiled=PLANS),
     "paper": Sizes(256, 2048, Training(steps=2000, batch=2048, learning_rate=1e-3), 3, target_errors=2000, max_bits=10**9, compiled=PLANS),
 }

@@ -8,7 +8,7 @@ __all__ = ['FEW_BITS', 'Training', 'optimiser', 'train_step', 'fit', 'codebook',
 # %% ../../nbs/01_autoencoder/02_training.ipynb #f626e803
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -109,15 +109,36 @@ def codebook(
     return bits, model.encode(bits)
 
 # %% ../../nbs/01_autoencoder/02_training.ipynb #3dbc767b
-def _count(decide, sent: int, uses: int):
-    "A simulation for `error_rate`: errors and bits of one batch of uses."
+@cache
+def _learned(graph, sent: int, uses: int):
+    "A simulation for `error_rate` of all models of one architecture: compiled once, whatever the weights."
 
-    def simulate(key, *args):
+    def simulate(key, state, H, n0):
         key_bits, key_link = jax.random.split(key)
-        bits = random_bits(key_bits, (uses, sent))
-        return jnp.sum((decide(key_link, bits, *args) > 0) != bits), bits.size
+        model, bits = nnx.merge(graph, state), random_bits(key_bits, (uses, sent))
+        llr = model.decode(transmit(key_link, H, model.encode(bits), n0))
+        return jnp.sum((llr > 0) != bits), bits.size
 
     return simulate
+
+
+@cache
+def _detected(detect, bits_per_symbol: int, streams: int, uses: int):
+    "A simulation for `error_rate` of QAM with a detector."
+
+    def simulate(key, H, n0):
+        key_bits, key_link = jax.random.split(key)
+        bits = random_bits(key_bits, (uses, bits_per_symbol * streams))
+        y = transmit(key_link, H, modulate(bits, qam(bits_per_symbol)), n0)
+        return jnp.sum((detect(y, H, n0).reshape(bits.shape) > 0) != bits), bits.size
+
+    return simulate
+
+
+def _curve(simulate, args: tuple, noise, key, target_errors: int, max_bits: int) -> list[ErrorRate]:
+    "One point of a curve per noise variance."
+    keys = jax.random.split(key, len(noise))
+    return [error_rate(simulate, k, target_errors, max_bits, args=(*args, n0)) for k, n0 in zip(keys, noise, strict=True)]
 
 
 def learned_curve(
@@ -131,15 +152,9 @@ def learned_curve(
 ) -> list[ErrorRate]:
     "Bit error rate of an autoencoder at equal transmitted energy, one point per SNR."
     graph, state = nnx.split(model)
-    energy = mean_energy(codebook(model)[1])
-
-    def decide(key, bits, state, n0):
-        model = nnx.merge(graph, state)
-        return model.decode(transmit(key, H, model.encode(bits), n0))
-
-    simulate = _count(decide, model.architecture.total_bits, uses)
-    n0s = noise_variance(jnp.asarray(snrs_db), jnp.full(len(snrs_db), energy))
-    return [error_rate(simulate, k, target_errors, max_bits, args=(state, n0)) for k, n0 in zip(jax.random.split(key, len(n0s)), n0s, strict=True)]
+    noise = noise_variance(jnp.asarray(snrs_db), jnp.full(len(snrs_db), mean_energy(codebook(model)[1])))
+    simulate = _learned(graph, model.architecture.total_bits, uses)
+    return _curve(simulate, (state, H), noise, key, target_errors, max_bits)
 
 
 def qam_curve(
@@ -153,14 +168,8 @@ def qam_curve(
     uses: int = 8192,  # uses of the channel at a time
 ) -> list[ErrorRate]:
     "Bit error rate of uncoded QAM with a detector of the foundations, one point per SNR."
-
-    def decide(key, bits, n0):
-        x = modulate(bits, qam(bits_per_symbol))
-        return detect(transmit(key, H, x, n0), H, n0).reshape(bits.shape)
-
-    simulate = _count(decide, bits_per_symbol * H.shape[-1], uses)
-    n0s = noise_variance(jnp.asarray(snrs_db))
-    return [error_rate(simulate, k, target_errors, max_bits, args=(n0,)) for k, n0 in zip(jax.random.split(key, len(n0s)), n0s, strict=True)]
+    simulate = _detected(detect, bits_per_symbol, H.shape[-1], uses)
+    return _curve(simulate, (H,), noise_variance(jnp.asarray(snrs_db)), key, target_errors, max_bits)
 
 # %% ../../nbs/01_autoencoder/02_training.ipynb #003de5b5
 def snr_at(
