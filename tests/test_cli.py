@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 MIMO_JAX = str(Path(sys.executable).parent / "mimo-jax")
+# The command as a user has it: one device, no checked shapes.
+USER = {k: v for k, v in os.environ.items() if k not in ("MIMO_JAX_CHECK_SHAPES", "JAX_NUMPY_RANK_PROMOTION", "XLA_FLAGS")}
 
 
 def call(*arguments):
-    return subprocess.run([MIMO_JAX, *map(str, arguments)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.run([MIMO_JAX, *map(str, arguments)], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=USER)
 
 
 def test_memory_answers_in_json():
@@ -66,14 +68,14 @@ def test_a_killed_run_resumes_to_the_same_file(tmp_path):
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     command = [MIMO_JAX, "reproduce", "autoencoder", "--preset", "smoke", "--json", "--results"]
     partial = killed / "autoencoder" / "smoke.partial.json"
-    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=USER)
     while process.poll() is None and not (partial.exists() and len(json.loads(partial.read_text())["points"]) >= 6):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     finished = json.loads(partial.read_text())["points"]
-    resumed = subprocess.run([*command, str(killed)], capture_output=True, text=True, check=True)
-    subprocess.run([*command, str(straight)], capture_output=True, check=True)
+    resumed = subprocess.run([*command, str(killed)], capture_output=True, text=True, check=True, env=USER)
+    subprocess.run([*command, str(straight)], capture_output=True, check=True, env=USER)
     after = json.loads((killed / "autoencoder" / "smoke.json").read_text())
     assert all(after["points"][name] == point for name, point in finished.items()), "a finished point was computed again"
     assert strip(after) == strip(json.loads((straight / "autoencoder" / "smoke.json").read_text()))
