@@ -60,10 +60,11 @@ def transmit(
     key: Key[Array, ""],  # random key of the noise
     H: Complex[Array, "*#batch rx tx"],  # channel matrix, one per sample or one for all
     x: Complex[Array, "*batch tx"],  # transmitted symbols
-    noise_variance: Float[ArrayLike, ""],  # N0 per receive antenna
+    noise_variance: Float[ArrayLike, "*#batch"],  # N0 per receive antenna, one per sample or one for all
 ) -> Complex[Array, "*batch rx"]:
     "One use of a flat MIMO channel, $y = Hx + n$ (@eq-channel)."
-    return awgn(key, jnp.einsum("...rt,...t->...r", H, x), noise_variance)
+    noise = jnp.asarray(noise_variance)
+    return awgn(key, jnp.einsum("...rt,...t->...r", H, x), noise[..., None] if noise.ndim else noise)
 
 # %% ../../nbs/00_foundations/05_channels.ipynb #8512602a
 def rayleigh(

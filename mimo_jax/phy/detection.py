@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNROLLED', 'LARGEST_SEARCH', 'CHUNK', 'whiten', 'Estimate', 'matched_filter', 'zero_forcing', 'lmmse', 'hypotheses',
-           'maximum_likelihood', 'maximum_likelihood_llr']
+           'maximum_likelihood', 'maximum_likelihood_llr', 'codebook_llr', 'maximum_likelihood_llr_by_axis']
 
 # %% ../../nbs/00_foundations/06_detection.ipynb #430c898e
+import math
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float, Integer
 
-from .constellation import Method, labels
+from .constellation import Method, labels, pam
 
 # %% ../../nbs/00_foundations/06_detection.ipynb #fa356f3c
 def whiten(
@@ -123,21 +124,25 @@ def hypotheses(
     return jnp.stack([axis.ravel() for axis in grid], -1), labels(bits)
 
 
-def _distances(y, H, x):
-    "Squared distances of one received vector to all hypotheses, after rotating away the empty dimensions."
+def _search(decide, y, H, noise, x):
+    "Apply `decide` to the squared distances of every received vector to all hypotheses, a bounded number of vectors at a time."
+    y, H = whiten(y, H, noise)
     if H.shape[-2] > H.shape[-1]:
         Q, H = jnp.linalg.qr(H)
-        y = Q.conj().T @ y
-    return jnp.sum(jnp.abs(y[None] - x @ H.T) ** 2, -1)
+        y = _apply(Q.conj().mT, y)
+    batch, shape = y.shape[:-1], H.shape[-2:]
+    work = y.reshape(-1, y.shape[-1])
 
+    def distances(vector, arrivals):
+        return jnp.sum(jnp.abs(vector[None] - arrivals) ** 2, -1)
 
-def _search(decide, y, H, noise, x):
-    "Apply `decide` to the distances of every received vector, a bounded number of vectors at a time."
-    y, H = whiten(y, H, noise)
-    batch = y.shape[:-1]
-    H = jnp.broadcast_to(H, batch + H.shape[-2:])
-    flat = y.reshape(-1, y.shape[-1]), H.reshape(-1, *H.shape[-2:])
-    result = jax.lax.map(lambda pair: decide(_distances(pair[0], pair[1], x)), flat, batch_size=max(1, CHUNK // x.shape[0]))
+    if H.size == math.prod(shape):
+        arrivals = x @ H.reshape(shape).T
+        one = lambda vector: decide(distances(vector, arrivals))  # noqa: E731
+    else:
+        work = work, jnp.broadcast_to(H, batch + shape).reshape(-1, *shape)
+        one = lambda pair: decide(distances(pair[0], x @ pair[1].T))  # noqa: E731
+    result = jax.lax.map(one, work, batch_size=max(1, CHUNK // x.shape[0]))
     return result.reshape(*batch, *result.shape[1:])
 
 
@@ -162,12 +167,37 @@ def maximum_likelihood_llr(
 ) -> Float[Array, "*batch tx bit"]:
     "Logit of every bit by enumeration (@eq-ml). Raises `ValueError` past 2**20 hypotheses."
     x, bits = hypotheses(points, H.shape[-1])
+    llr = codebook_llr(y, H, noise, x, bits, method)
+    return llr.reshape(*llr.shape[:-1], H.shape[-1], -1)
+
+
+def codebook_llr(
+    y: Complex[Array, "*batch rx"],  # received vector
+    H: Complex[Array, "*#batch rx tx"],  # channel matrix
+    noise: Float[ArrayLike, ""] | Complex[Array, "*#batch rx rx"],  # noise variance N0, or covariance S
+    x: Complex[Array, "message tx"],  # everything that may be sent
+    bits: Integer[ArrayLike, "message bit"],  # what each means
+    method: Method = "exact",  # sums, or largest terms
+) -> Float[Array, "*batch bit"]:
+    "Logit of every bit for any list of equally likely vectors, QAM or learned, by enumeration (@eq-ml)."
     collect = jax.nn.logsumexp if method == "exact" else jnp.max
 
     def beliefs(distance):
         def one(bit):
             return collect(jnp.where(bit, -distance, -jnp.inf)) - collect(jnp.where(bit, -jnp.inf, -distance))
-        return jax.lax.map(one, jnp.asarray(bits.T, bool))
+        return jax.lax.map(one, jnp.asarray(bits, bool).T)
 
-    llr = _search(beliefs, y, H, noise, x)
-    return llr.reshape(*llr.shape[:-1], H.shape[-1], -1)
+    return _search(beliefs, y, H, noise, x)
+
+# %% ../../nbs/00_foundations/06_detection.ipynb #cb6a5713
+def maximum_likelihood_llr_by_axis(
+    y: Complex[Array, "*batch rx"],  # received vector
+    H: Float[Array, "rx tx"],  # real channel matrix
+    noise_variance: Float[ArrayLike, ""],  # complex noise variance N0
+    bits_per_symbol: int,  # 2, 4, 6, 8 or 10
+) -> Float[Array, "*batch tx bit"]:
+    "Logit of every bit of square QAM over a real channel, at the square root of the cost of `maximum_likelihood_llr`. Raises `ValueError` past 2**20 hypotheses."
+    x, bits = hypotheses(pam(bits_per_symbol // 2).astype(y.dtype), H.shape[-1])
+    parts = jnp.stack([y.real, y.imag])
+    llr = codebook_llr(parts.astype(y.dtype), H.astype(y.dtype), noise_variance, x, bits)
+    return jnp.moveaxis(llr.reshape(*llr.shape[:-1], H.shape[-1], -1), 0, -1).reshape(*y.shape[:-1], H.shape[-1], bits_per_symbol)
