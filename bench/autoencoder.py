@@ -1,9 +1,9 @@
-"""Training throughput of the Tanh-BAE against the same network in PyTorch, side by side in one run: bits/s, CPU seconds per step, ratios; prints JSON.
+"""Training throughput of the Tanh-BAE against the same network in PyTorch, side by side in one run: bits/s, ratios; prints JSON.
 
-    python bench/autoencoder.py [--peer /path/to/python] [--steps 40] [--threads 1] [--output FILE]
+    python bench/autoencoder.py [--peer /path/to/python] [--steps 400] [--threads 1] [--output FILE]
 
-`--peer` is a Python that has `torch`; by default this one, and without it only our side is measured. Each side runs in a process of its own, in turns,
-three times; the median is reported. Both train on the device from fresh random bits and noise, with Adam: 2x2, two bits per antenna, batch 2048.
+`--peer` is a Python that has `torch`; by default this one, and without it only our side is measured. Each side runs in a process of its own,
+in turns, three times; the median is reported. Both train on the device from fresh random bits and noise, with Adam: 2x2, two bits per antenna, batch 2048.
 """
 import argparse
 import json
@@ -14,7 +14,7 @@ import sys
 import time
 
 BATCH, BITS = 2048, 4
-WIDTHS = {"64/256": (64, 256, 1.0), "256/2048": (256, 2048, 0.1)}  # H_T, H_R, share of the steps
+WIDTHS = {"64/256": (64, 256, 1.0), "256/2048": (256, 2048, 0.05)}  # H_T, H_R, share of the steps
 
 
 def ours(tx, rx, steps):
@@ -70,7 +70,7 @@ def side(name, widths, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", default=sys.executable, help="a Python that has torch")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", help="also write the JSON here")
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
@@ -78,7 +78,8 @@ def main():
     if options.side:
         return print(json.dumps(side(*options.side, options.steps)))
     multi = "true" if options.threads > 1 else "false"
-    limits = {"OMP_NUM_THREADS": str(options.threads), "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={multi} intra_op_parallelism_threads={options.threads}"}
+    flags = f"--xla_cpu_multi_thread_eigen={multi} intra_op_parallelism_threads={options.threads}"
+    limits = {"OMP_NUM_THREADS": str(options.threads), "XLA_FLAGS": flags}
     results = {"batch": BATCH, "steps": options.steps, "threads": options.threads}
     for widths in WIDTHS:
         runs = {"mimo_jax": [], "torch": []}

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 PAGES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MODULES = sorted(p for p in (ROOT / "mimo_jax").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
-ROOMS = ["units", "experiment", "data", "speech", "phy", "autoencoder", "csi", "split", "tolerance", "baseband", "cli"]
+ROOMS = ["units", "experiment", "checkpoint", "data", "speech", "phy", "autoencoder", "csi", "split", "tolerance", "baseband", "cli"]
 
 
 def room(name: str) -> int:

@@ -129,7 +129,8 @@ class Autoencoder(nnx.Module):
         a = architecture
         if a.width > 2**LARGEST_ONE_HOT:
             needed = f"weights and Adam's moments alone take {12 * parameters(a) / 2**30:,.3g} GiB"
-            raise ValueError(f"{a.kind} with {a.antennas} antennas of {a.bits} bits has layers of 2**{a.total_bits} units, {needed}: use bae or tanh-bae")
+            wide = f"{a.kind} with {a.antennas} antennas of {a.bits} bits has layers of 2**{a.total_bits} units"
+            raise ValueError(f"{wide}, {needed}: use bae or tanh-bae")
         self.architecture = architecture
         self.encoder, self.decoder = Encoder(a, dtype, rngs=rngs), Decoder(a, dtype, rngs=rngs)
 
@@ -148,7 +149,7 @@ class Autoencoder(nnx.Module):
         "Transmitted symbols."
         a, side = self.architecture, [self.embed(bits)]
         if a.csi == "both":
-            side.append(_parts(H if a.csi_bits is None else quantise(H, a.csi_bits), bits.shape[0]))
+            side.append(_parts(_fed_back(H, a.csi_bits), bits.shape[0]))
         return self.encoder(jnp.concatenate(side + self._told(snr_db, bits.shape[0]), -1))
 
     def hear(
@@ -182,6 +183,11 @@ class Autoencoder(nnx.Module):
     def _told(self, snr_db, batch: int) -> list:
         "The SNR as an input near one, if the network has one."
         return [jnp.broadcast_to(jnp.asarray(snr_db, jnp.float32) / 10, (batch,))[:, None]] if self.architecture.knows_snr else []
+
+
+def _fed_back(H, csi_bits: int | None):
+    "The channel as the transmitter is told it."
+    return H if csi_bits is None else quantise(H, csi_bits)
 
 
 def _parts(H, batch: int):

@@ -196,7 +196,7 @@ def maximum_likelihood_llr_by_axis(
     noise_variance: Float[ArrayLike, ""],  # complex noise variance N0
     bits_per_symbol: int,  # 2, 4, 6, 8 or 10
 ) -> Float[Array, "*batch tx bit"]:
-    "Logit of every bit of square QAM over a real channel, at the square root of the cost of `maximum_likelihood_llr`. Raises `ValueError` past 2**20 hypotheses."
+    "Logit of every bit of square QAM over a real channel, at the square root of the cost of enumeration. Raises `ValueError` past 2**20 hypotheses."
     x, bits = hypotheses(pam(bits_per_symbol // 2).astype(y.dtype), H.shape[-1])
     parts = jnp.stack([y.real, y.imag])
     llr = codebook_llr(parts.astype(y.dtype), H.astype(y.dtype), noise_variance, x, bits)
