@@ -84,3 +84,67 @@ def test_correlated_taps():
     gains = jax.vmap(lambda k: cdl.correlate(cdl.draw(k, line), rho, one).gains[0])(jax.random.split(jax.random.key(3), 2000))
     measured = jnp.mean(jnp.sum(gains[..., 0, :] * gains[..., 1, :].conj(), (1, 2))) / 2
     np.testing.assert_allclose(measured, 0.7, atol=0.05)
+
+
+@pytest.mark.parametrize("name, wanted", [  # typical spreads of 7.7.5.1; with a strong line of sight the large ones wrap around the circle
+    *((name, (5.0, 1.0, 30.0, 5.0)) for name in ("cdl-b", "cdl-c", "cdl-d", "cdl-e")),
+    *((name, (25.0, 5.0, 60.0, 15.0)) for name in ("cdl-b", "cdl-c")),
+])
+def test_scaled_angles_have_the_wanted_spread_and_mean(name, wanted):
+    line = cdl.DelayLine(name, angle_spreads_deg=wanted, mean_angles_deg=(10.0, 95.0, -170.0, 80.0))
+    mean, spread = np.rad2deg(cdl.angular_moments(line.profile))
+    np.testing.assert_allclose(spread, wanted, rtol=0.25)  # scaled on a line, measured on a circle
+    np.testing.assert_allclose((mean - line.mean_angles_deg + 180) % 360 - 180, 0, atol=6)
+    before, after = cdl.profile(name), line.profile
+    np.testing.assert_array_equal(before.powers, after.powers)
+    unscaled = cdl.with_angles(before, (None,) * 4)
+    np.testing.assert_allclose(np.exp(1j * unscaled.departure), np.exp(1j * before.departure), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["cdl-d", "cdl-e", "tdl-d", "tdl-e"])
+@pytest.mark.parametrize("k_factor_db", [-3.0, 7.0, 20.0])
+def test_scaled_k_factor_keeps_power_and_delay_spread(name, k_factor_db):
+    table = cdl.DelayLine(name, k_factor_db=k_factor_db).profile
+    np.testing.assert_allclose([table.powers.sum(), 10 * np.log10(table.powers[0] / table.powers[1:].sum())], [1, k_factor_db], atol=1e-9)
+    np.testing.assert_allclose(table.powers @ table.delays**2 - (table.powers @ table.delays) ** 2, 1)
+    np.testing.assert_allclose(table.powers[1:] / table.powers[1], cdl.profile(name).powers[1:] / cdl.profile(name).powers[1])
+
+
+def test_narrow_beams_correlate_antennas():
+    "The narrower the angles at the base station, the more alike are neighbouring antennas; the drawn channel sees it."
+    def correlation(spread):
+        line = cdl.DelayLine("cdl-c", angle_spreads_deg=(spread, None, None, None), mean_angles_deg=(0.0, 90.0, None, None))
+        h = jax.vmap(lambda key: cdl.draw(key, line).gains[0])(jax.random.split(jax.random.key(0), 500))
+        return float(abs(jnp.mean(h[:, :, 0] * h[:, :, 1].conj()) / jnp.mean(jnp.abs(h) ** 2)))
+
+    assert correlation(2.0) > 0.97
+
+
+@pytest.mark.parametrize("name", ["cdl-d", "tdl-a"])
+def test_gradients_through_the_channel_are_finite(name):
+    "By delay spread's stand-in, the frequencies, and by the gains themselves; by directions through the arrays' response."
+    line = cdl.DelayLine(name, speed_m_s=10.0, ue=cdl.Antennas(polarisation="cross", element="38.901", orientation=(0.3, 0.2, 0.1)))
+
+    def energy(scale):
+        paths = cdl.draw(jax.random.key(0), line, scale * jnp.linspace(0, 1e-3, 3))
+        H = cdl.frequency_response(paths._replace(delays=scale * paths.delays), scale * jnp.linspace(-9e6, 9e6, 7))
+        return jnp.mean(jnp.abs(H - 0.5) ** 2)
+
+    slope = jax.jit(jax.grad(energy))(1.0)
+    assert bool(jnp.isfinite(slope)) and float(abs(slope)) > 1e-4
+
+    def gain(angles):
+        return jnp.sum(jnp.abs(cdl.response(line.ue, cdl.direction(angles[0], angles[1])).sum((-2, -1))) ** 2)
+
+    slopes = jax.jit(jax.grad(gain))(jnp.array([[0.4, -1.0, 2.0], [1.2, 1.6, 0.7]]))
+    assert bool(jnp.isfinite(slopes).all()) and float(jnp.abs(slopes).min()) > 0
+
+
+@pytest.mark.parametrize("wrong, told", [
+    (lambda: cdl.DelayLine("cdl-a", k_factor_db=3.0), "7.7.6 scales profiles with a line of sight"),
+    (lambda: cdl.DelayLine(angle_spreads_deg=(5.0, 0.0, 5.0, 5.0)), "7.7.5.1"),
+    (lambda: cdl.DelayLine(mean_angles_deg=(5.0, 0.0)), "four angles"),
+])
+def test_bad_scaling_is_named(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        wrong()

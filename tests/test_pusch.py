@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_jax.phy import dmrs, ldpc, pusch
+from mimo_jax.phy.cdl import Antennas, DelayLine
 from mimo_jax.phy.constellation import random_bits
 from mimo_jax.phy.dmrs import Dmrs
 from mimo_jax.phy.ofdm import Carrier
@@ -69,29 +70,39 @@ def test_codebooks_are_orthogonal():
         assert tpmi == {(1, 2): 6, (1, 4): 28, (2, 2): 3, (2, 4): 22, (3, 4): 7, (4, 4): 5}[layers, ports]
 
 
+PRECODERS = {(1, 1): 0, (1, 2): 6, (1, 4): 28, (2, 2): 3, (2, 4): 22, (3, 3): 0, (3, 4): 7, (4, 4): 5}  # (layers, ports): how many there are
+
+
 @st.composite
 def configurations(draw):
-    table = draw(st.integers(1, 4))
-    layers = draw(st.integers(1, 4))
-    kind = draw(st.sampled_from([1, 2]))
+    "Any MCS of any table, layers, precoder, DMRS; few blocks, which a small code serves."
+    table, (layers, ports) = draw(st.integers(1, 4)), draw(st.sampled_from(sorted(PRECODERS)))
+    tpmi = draw(st.sampled_from([None] * (layers == ports) + list(range(PRECODERS[layers, ports]))))
     mcs = draw(st.integers(0, {1: 28, 2: 27, 3: 28, 4: 26}[table]))
-    return table, mcs, layers, kind, draw(st.integers(0, 1)), draw(st.integers(1, 2)), draw(st.booleans())
+    kind, length = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    pilots = kind, tuple(range(layers)), length, draw(st.integers(0, 3 if length == 1 else 1))
+    return (mcs, table, layers, ports, tpmi), pilots, draw(st.integers(1, 2)), draw(st.booleans())
 
 
-@given(arguments=configurations(), seed=st.integers(0, 99), rv=st.integers(0, 3))
-@settings(max_examples=4, deadline=None)
-def test_any_configuration_is_heard(arguments, seed, rv):
-    "Without noise to speak of, the soft bits are the coded bits, and the soft buffer has the signs of the mother code word."
-    table, mcs, layers, kind, additional, prb, limited = arguments
-    config = pusch.Pusch(Carrier(prb, 15), mcs, table, layers, dmrs=Dmrs(kind, tuple(range(layers)), additional=additional), limited_buffer=limited)
+@given(arguments=configurations(), seed=st.integers(0, 99), rv=st.integers(1, 3))
+@settings(max_examples=3, deadline=None, derandomize=True)  # each compiles an encoder and a decoder
+def test_any_configuration_delivers(arguments, seed, rv):
+    "Without noise: soft bits are the coded bits, soft buffers have the signs of the mother code words, two versions decode to the transport block."
+    chosen, pilots, prb, limited = arguments
+    config = pusch.Pusch(Carrier(prb, 15), *chosen, dmrs=Dmrs(*pilots), limited_buffer=limited)
     link = pusch.Link(config, "rayleigh", antennas=12, knowledge="ls")
-    words = pusch.encode(random_bits(jax.random.key(seed), (config.payload,)), config)
-    coded, H = pusch.match(words, config, rv), pusch.draw_channel(jax.random.key(seed + 1), link)
-    y = pusch.apply_channel(H, pusch.to_grid(coded, config))
-    llr = pusch.soft_bits(y, pusch.estimate(y, H, 1e-4, link), 1e-4, config)
-    np.testing.assert_array_equal(llr > 0, coded == 1)
-    buffers = np.asarray(pusch.dematch(llr, config, rv))
+    bits = random_bits(jax.random.key(seed), (config.payload,))
+    words, H, buffers = pusch.encode(bits, config), pusch.draw_channel(jax.random.key(seed + 1), link), 0
+    for version in (0, rv):
+        coded = pusch.match(words, config, version)
+        y = pusch.apply_channel(H, pusch.precode(pusch.to_grid(coded, config), pusch.precoder(config)))
+        llr = pusch.soft_bits(y, pusch.estimate(y, H, 1e-4, link), 1e-4, config)
+        np.testing.assert_array_equal(llr > 0, coded == 1)
+        buffers = buffers + pusch.dematch(llr, config, version)
     np.testing.assert_array_equal((buffers > 0)[buffers != 0], (words == 1)[buffers != 0])
+    back = pusch.decode_blocks(buffers, config, rvs=(0, rv))
+    np.testing.assert_array_equal(back.bits, bits)
+    assert bool(back.ok)
 
 
 @pytest.mark.parametrize("detector", ["lmmse", "zf", "ml"])
@@ -120,6 +131,23 @@ def test_gradient_from_soft_bits_to_channel(channel):
 
     slope = jax.grad(loss)(pusch.transmit(bits, config))
     assert bool(jnp.isfinite(slope).all()) and float(jnp.abs(slope).max()) > 0
+
+
+def test_gradient_from_decoded_bits_to_channel_input():
+    "From the loss of the decoded information bits through decoder, detector, channel estimate and CDL to the transmitted grid."
+    line = DelayLine("cdl-c", ue=Antennas(), bs=Antennas(2), speed_m_s=10.0)
+    link = pusch.Link(pusch.Pusch(Carrier(1), 9, layers=1), line, knowledge="lmmse")
+    config, bits = link.pusch, random_bits(jax.random.key(0), (link.pusch.payload,))
+    sent, H = ldpc.segment(bits, config.segmentation), pusch.draw_channel(jax.random.key(1), link)
+
+    def loss(x):
+        y = pusch.apply_channel(H, x) + 2.0 * jax.random.normal(jax.random.key(2), (2, 14, 12), jnp.complex64)
+        llr = pusch.soft_bits(y, pusch.estimate(y, H, 4.0, link), 4.0, config)
+        back = pusch.decode_blocks(pusch.dematch(llr, config), config, 2, differentiable=True)
+        return jnp.mean(jax.nn.softplus(jnp.where(sent == 1, -back.llr, back.llr)))
+
+    slope = jax.jit(jax.grad(loss))(pusch.transmit(bits, config))
+    assert bool(jnp.isfinite(slope).all()) and float(jnp.mean(jnp.abs(slope) > 0)) > 0.5
 
 
 @pytest.mark.parametrize("wrong, told", [

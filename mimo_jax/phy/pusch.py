@@ -279,7 +279,7 @@ class Link:
     def spread(self) -> pilots.Spread:
         "What LMMSE estimation may know of the channel."
         if not isinstance(self.channel, DelayLine): return pilots.Spread()
-        table = cdl.profile(self.channel.name)
+        table = self.channel.profile
         return pilots.Spread(tuple(table.powers), tuple(table.delays * self.channel.delay_spread_s), self.channel.doppler_hz)
 
 
