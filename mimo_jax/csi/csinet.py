@@ -115,7 +115,7 @@ def native_convolve(x, kernel):
 # %% ../../nbs/02_csi_compression/01_csinet.ipynb #0fe94da4
 def leaky(x):
     "Leaky ReLU, slope 0.3."
-    return jnp.where(x > 0, x, 0.3 * x)
+    return jnp.where(x >= 0, x, 0.3 * x)
 
 
 class Conv(nnx.Module):
@@ -181,10 +181,13 @@ class CsiNet(nnx.Module):
         self.refine = nnx.List([RefineNet(a, rngs=rngs) for _ in range(2)])
         self.last = Conv(2, 2, rngs=rngs)
 
+    def features(self, images: Float[Array, "batch angle delay 2"]) -> Float[Array, "batch feature"]:
+        "What the encoder multiplies."
+        return leaky(self.first_norm(self.first(images))).reshape(len(images), -1)
+
     def encode(self, images: Float[Array, "batch angle delay 2"]) -> Float[Array, "batch code"]:
         "The codeword s = f(H) (eq. 2)."
-        features = leaky(self.first_norm(self.first(images)))
-        return self.compress(features.reshape(len(images), -1))
+        return self.compress(self.features(images))
 
     def decode(self, code: Float[Array, "batch code"]) -> Float[Array, "batch angle delay 2"]:
         "The image of a codeword (eq. 3)."

@@ -73,18 +73,19 @@ class Channels(NamedTuple):
     frequency: Complex[Array, "third angle subcarrier"] | None
 
 # %% ../../nbs/02_csi_compression/03_training.ipynb #03f7a5bb
-KNOTS = np.array([-0.5, 0.06, 0.13, 0.25, 0.75, 0.87, 0.94, 0.98])  # t_j
-LIFT = 8.0  # added to logits so that leaky ReLUs pass them, taken off before the sigmoid
+KNOTS = np.array([0.5, 0.66, 0.8, 0.91])  # t_j; their mirror images stand left of one half
+LIFT = 6.0  # added to logits so that leaky ReLUs pass them, taken off before the sigmoid
 
 
-def logit_fit() -> tuple[np.ndarray, float]:
-    "Coefficients c_j and offset b of the piecewise linear logit, lifted (@eq-logit)."
-    x = np.linspace(0.01, 0.99, 393)
-    target, weight = np.log(x / (1 - x)) + LIFT - x, x * (1 - x)
-    u = x[:, None] - KNOTS
-    basis = np.concatenate([np.where(u > 0, u, 0.3 * u), np.ones((len(x), 1))], 1)
-    solution = np.linalg.lstsq(basis * weight[:, None], target * weight, rcond=None)[0]
-    return solution[:-1], float(solution[-1])
+def logit_fit() -> np.ndarray:
+    "Coefficients c_j of the piecewise linear logit (@eq-logit), on the grid of 8-bit weights."
+    x = np.linspace(0.015, 0.985, 389)
+    weight = x * (1 - x) * (1 + 6 * np.exp(-(((x - 0.5) / 0.05) ** 2)))
+    u, v = x[:, None] - KNOTS, 1 - x[:, None] - KNOTS
+    basis = np.where(u > 0, u, 0.3 * u) - np.where(v > 0, v, 0.3 * v)
+    c = np.linalg.lstsq(basis * weight[:, None], (np.log(x / (1 - x)) - x + 0.5) * weight, rcond=None)[0]
+    step = np.abs(c).max() / 127
+    return np.round(c / step) * step
 
 # %% ../../nbs/02_csi_compression/03_training.ipynb #30ab18a7
 def _pass_through(normalise: nnx.BatchNorm, x) -> None:
@@ -101,25 +102,22 @@ def _centre(kernel: np.ndarray) -> jax.Array:
     return jnp.zeros((3, 3, inputs, outputs)).at[1, 1].set(jnp.asarray(kernel, jnp.float32))
 
 
-def _undo_sigmoid(block, x) -> jax.Array:
-    "Make a RefineNet the lifted logit; returns what it makes of x."
-    coefficients, offset = logit_fit()
-    each = np.eye(2)
+def _undo_sigmoid(block, y) -> None:
+    "Make a RefineNet the lifted logit of inputs like y (@eq-logit)."
+    each, c, signs = np.eye(2), np.r_[logit_fit(), -logit_fit()], np.r_[np.ones(4), -np.ones(4)]
     widen = np.asarray(block.convs[0].kernel[1, 1]).copy()
     widen[:, :2] = each
-    weights = [widen, np.concatenate([np.repeat(each, 8, 1), np.zeros((6, 16))]), np.repeat(each, 8, 0) * np.tile(coefficients, 2)[:, None]]
-    shifts = [np.r_[1.0, 1.0, np.zeros(6)], np.tile(-1.0 - KNOTS, 2), np.full(2, offset)]
-    y = x
-    for i, (conv, normalise) in enumerate(zip(block.convs, block.norms, strict=True)):
-        conv.kernel[...], conv.bias[...] = _centre(weights[i]), jnp.asarray(shifts[i], jnp.float32)
+    weights = [widen, np.concatenate([np.kron(each, signs), np.zeros((6, 16))]), np.kron(each, c[:, None])]
+    shifts = [np.zeros(8), np.tile(np.r_[-KNOTS, 1 - KNOTS], 2), np.full(2, LIFT - 0.5)]
+    for conv, normalise, weight, shift in zip(block.convs, block.norms, weights, shifts, strict=True):
+        conv.kernel[...], conv.bias[...] = _centre(weight), jnp.asarray(shift, jnp.float32)
         y = conv(y)
         _pass_through(normalise, y)
-        y = leaky(y) if i < 2 else y
-    return leaky(x + y)
+        y = leaky(y)
 
 
 def _silence(block, x) -> None:
-    "Make a RefineNet the identity on positive inputs, ready to learn."
+    "Make a RefineNet add nothing, ready to learn."
     block.convs[2].kernel[...] = jnp.zeros_like(block.convs[2].kernel[...])
     y = x
     for conv, normalise in zip(block.convs, block.norms, strict=True):
@@ -143,8 +141,8 @@ def start_linear(
     model.compress.kernel[...], model.compress.bias[...] = basis[:, :code], -mean @ basis[:, :code]
     model.expand.kernel[...], model.expand.bias[...] = basis[:, :code].T, mean
     linear = model.expand(model.compress(some.reshape(len(some), -1))).reshape(some.shape)
-    logits = _undo_sigmoid(model.refine[0], linear)
-    _silence(model.refine[1], logits)
+    _silence(model.refine[0], linear)
+    _undo_sigmoid(model.refine[1], linear)
     model.last.kernel[...], model.last.bias[...] = _centre(np.eye(2)), jnp.full(2, -LIFT)
     return model
 
