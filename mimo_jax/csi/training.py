@@ -218,11 +218,11 @@ def fit(
     val: Float[Array, "other angle delay 2"],
     key: Key[Array, ""],  # of the shuffles
     around: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda adam: adam,  # what is put around Adam
-    settled: Callable[[int], bool] = lambda epoch: True,  # whether an epoch's weights may be returned
+    settled: Callable[[int], bool] = lambda epoch: True,  # whether the weights after so many epochs may be returned; 0 are those to start with
     memory: Path | None = None,  # file that remembers finished epochs
     report: Callable[[float], None] = lambda fraction: None,  # told how much is done
 ) -> tuple[nnx.Module, list[float]]:
-    "Train; returns the network of the best validation error and that error in dB after every epoch."
+    "Train; returns the network of the best validation error, and that error in dB at the start and after every epoch."
     steps = len(train) // training.batch
     if steps < 1:
         raise ValueError(f"batch={training.batch}: larger than the {len(train)} images to train on")
@@ -230,8 +230,8 @@ def fit(
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     start = State(params, rest, optimiser.init(params), params if training.ema else None)
     state, best = jax.tree.map(jnp.copy, (start, nnx.state(model)))  # buffers of their own: the loop gives its away
-    state, best, history = _recall(memory, training, (state, best, []))
-    for epoch in range(len(history), training.epochs):
+    state, best, history = _recall(memory, training, (state, best, [quality(val, reconstruct(model, val)).nmse_db]))
+    for epoch in range(len(history), training.epochs + 1):
         state, _ = _epoch(graph, optimiser, training, state, train, jax.random.fold_in(key, epoch))
         now = nnx.merge(graph, state.average if training.ema else state.params, state.rest)
         history.append(quality(val, reconstruct(now, val)).nmse_db)
@@ -239,7 +239,7 @@ def fit(
         if epoch in allowed and history[-1] == min(history[e] for e in allowed):
             best = jax.tree.map(jnp.copy, nnx.state(now))
         _remember(memory, training, (state, best, history))
-        report((epoch + 1) / training.epochs)
+        report(epoch / training.epochs)
         if training.patience and allowed and epoch - min(allowed, key=lambda e: history[e]) >= training.patience:
             break
     found = nnx.clone(model)
