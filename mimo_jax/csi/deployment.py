@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DENSE_OPS', 'BOUNDS', 'INT8_SHARE', 'INT8_LEAST', 'MIB', 'export', 'export_network', 'quantise', 'Runner', 'checked',
-           'Size', 'size_of', 'Latency', 'latency', 'invoke']
+           'good_file', 'Size', 'size_of', 'Latency', 'latency', 'invoke']
 
 # %% ../../nbs/02_csi_compression/07_deployment.ipynb #a499d215
 import contextlib
@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .quantization import PRECISIONS, SMALL, exact
+from .pruning import corrected
+from .quantization import PRECISIONS, SMALL, emulate, exact
+from .training import reconstruct
 
 # %% ../../nbs/02_csi_compression/07_deployment.ipynb #e65a037f
 def _engine(module: str, extra: str):
@@ -119,6 +121,10 @@ BOUNDS = {"float32": 1e-5, "float16": 1e-3}  # root mean square error against th
 INT8_SHARE, INT8_LEAST = 0.25, 1e-3  # the same against the emulation: a share of what the emulated rounding costs, or so much
 
 
+def _root_mean_square(error) -> float:
+    return float(np.sqrt(np.mean(np.square(error))))
+
+
 def checked(
     file: bytes,
     images,  # some, to compare on
@@ -129,14 +135,27 @@ def checked(
 ) -> bytes:
     "The file, after its output was compared. Raises `RuntimeError` naming a file that gives other numbers than its network."
     found, exact = Runner(file, source=source)(np.asarray(images)), np.asarray(exact)
-    root_mean_square = lambda error: float(np.sqrt(np.mean(np.square(error))))
     if precision in BOUNDS:
-        off, bound = root_mean_square(found - exact), BOUNDS[precision]
+        off, bound = _root_mean_square(found - exact), BOUNDS[precision]
     else:
-        off, bound = root_mean_square(found - np.asarray(emulated)), max(INT8_SHARE * root_mean_square(np.asarray(emulated) - exact), INT8_LEAST)
+        off, bound = _root_mean_square(found - np.asarray(emulated)), max(INT8_SHARE * _root_mean_square(np.asarray(emulated) - exact), INT8_LEAST)
     if not off <= bound:
         raise RuntimeError(f"{source} gives other numbers than its network: off by {off:.2g}, allowed {bound:.2g}; do not use it")
     return file
+
+# %% ../../nbs/02_csi_compression/07_deployment.ipynb #9eb528ce
+def good_file(
+    model: nnx.Module,
+    precision: str,  # one of PRECISIONS
+    images,  # for the means of 8-bit layers, and to compare on
+    source: Path | str = "the file",  # named in errors
+) -> bytes:
+    "A checked file of a network, its means put right where rounding moved them."
+    emulated = emulate(model, precision)
+    put_right = corrected(model, emulated, images[:1000]) if precision.startswith("int8") else emulated
+    some, plain = images[:64], exact(put_right)
+    file = quantise(export_network(model if precision == "float16" else plain), precision)
+    return checked(file, some, reconstruct(plain, some), precision, reconstruct(put_right, some), source)
 
 # %% ../../nbs/02_csi_compression/07_deployment.ipynb #47483f00
 MIB = 2**20
@@ -179,9 +198,9 @@ def latency(
     return Latency(float(np.percentile(times, 10)), float(np.median(times)))
 
 # %% ../../nbs/02_csi_compression/07_deployment.ipynb #ea91aeb9
-def invoke(file: bytes, threads: int = 1) -> Callable[[], None]:
+def invoke(file: bytes, threads: int = 1, source: Path | str = "the file") -> Callable[[], None]:
     "A function that runs the file once, on an image of noise."
-    runner = Runner(file, threads)
+    runner = Runner(file, threads, source)
     shape = runner.input["shape"]
     runner(np.random.default_rng(0).uniform(0.3, 0.7, shape).astype(np.float32))
     return runner.interpreter.invoke
