@@ -22,18 +22,19 @@ from rich.markup import escape
 from rich.table import Table
 
 import mimo_jax
-from . import data_cli, experiment as ex, link_cli
+from . import csi_cli, data_cli, experiment as ex, link_cli
 from .units import format_bytes
 
 # %% ../nbs/90_command_line/01_cli.ipynb #0322ec0a
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="The literate JAX toolkit for machine learning in massive MIMO.")
-CHAPTERS = {"autoencoder": "mimo_jax.autoencoder.reproduction"}  # chapter -> module with its experiment
+CHAPTERS = {"autoencoder": "mimo_jax.autoencoder.reproduction", "csi": "mimo_jax.csi.reproduction"}  # chapter -> module with its experiment
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of results files [default: the nearest results folder].")]
 
 
+app.add_typer(csi_cli.app, name="csi")
 app.add_typer(data_cli.app, name="data")
 app.add_typer(link_cli.app)
 

@@ -1,0 +1,207 @@
+"""Chapter 2's files, formats and properties; what it computes is on its pages."""
+import io
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from mimo_jax import csi_cli
+from mimo_jax.csi import checkpoints, deployment, pruning, quantization, training
+from mimo_jax.csi.csinet import Architecture, CsiNet
+from mimo_jax.csi.families import FAMILIES, network
+
+
+@pytest.fixture(scope="module")
+def images():
+    return 0.5 + 0.1 * jax.random.normal(jax.random.key(0), (16, 8, 8, 2))
+
+
+def small(family="csinet", seed=0, code=16):
+    model = network(family, Architecture(code, angles=8, delays=8), nnx.Rngs(seed))
+    model.eval()
+    return model
+
+
+@given(sparsity=st.floats(0, 0.97), shape=st.sampled_from(pruning.SHAPES), seed=st.integers(0, 100))
+@settings(max_examples=25, deadline=None)
+def test_masks_drop_what_they_were_told(sparsity, shape, seed):
+    kept = np.asarray(pruning.mask(jax.random.normal(jax.random.key(seed), (64, 256)), sparsity, shape))
+    unit = {"unstructured": 64 * 256, "blocks": 64 * 64, "n_of_32": 32, "grouped": 64}[shape]
+    assert abs(kept.mean() - (1 - sparsity)) <= 0.5 / unit + 1e-9
+
+
+def test_zero_weights_tie_without_harm():
+    assert float(pruning.mask(jnp.zeros((64, 64)), 0.5).mean()) == 0.5
+
+
+@given(st.integers(0, 1000), st.floats(1e-3, 1e3))
+@settings(max_examples=20, deadline=None)
+def test_activations_keep_zero_and_stay_within_half_a_step(seed, scale):
+    x = scale * jax.random.normal(jax.random.key(seed), (3, 50)).at[:, 0].set(0.0)
+    rounded = quantization.int8_activations(x)
+    step = (jnp.max(x, 1, keepdims=True) - jnp.min(x, 1, keepdims=True)) / 255
+    assert float(jnp.max(jnp.abs(rounded[:, 0]))) == 0
+    assert bool(jnp.all(jnp.abs(rounded - x) <= 1.01 * step))  # half a step, and half of one for the zero point
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_survives_its_file(family, tmp_path, images):
+    model = small(family, seed=3)
+    checkpoints.save_network(tmp_path / "n.npz", model, [{"command": "train"}])
+    again, history = checkpoints.load_network(tmp_path / "n.npz")
+    np.testing.assert_array_equal(again(images), model(images))
+    assert history == [{"command": "train"}] and type(again) is type(model)
+
+
+def test_grouped_layers_survive_too(tmp_path, images):
+    model = pruning.start_banded(small(), images, 4)
+    checkpoints.save_network(tmp_path / "n.npz", model)
+    again, _ = checkpoints.load_network(tmp_path / "n.npz")
+    np.testing.assert_array_equal(again(images), model(images))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b"x" + b[1:], lambda b: b"", lambda b: b[:-200] + b"0" * 200])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    path = tmp_path / "n.npz"
+    checkpoints.save_network(path, small())
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="n.npz"):
+        checkpoints.load_network(path)
+
+
+def test_a_foreign_zip_of_arrays_is_named(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones(3))
+    with pytest.raises(ValueError, match="a.npz is not a checkpoint"):
+        checkpoints.load_network(tmp_path / "a.npz")
+
+
+class _Marked:
+    "A storage that torch would keep outside its pickle."
+
+    def __init__(self, array, key, kind):
+        self.array, self.key, self.kind = array, key, kind
+
+
+def torch_file(path, tensors):
+    "What torch.save writes for a dictionary of tensors, without torch."
+    module, storage = types.ModuleType("torch._utils"), types.ModuleType("torch")
+
+    def rebuild(*arguments): ...
+
+    rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = "torch._utils", "_rebuild_tensor_v2", "_rebuild_tensor_v2"
+    module._rebuild_tensor_v2 = rebuild
+    storage.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+
+    class Tensor:
+        def __init__(self, marked): self.marked = marked
+
+        def __reduce__(self):
+            a = self.marked.array
+            return rebuild, (self.marked, 0, a.shape, tuple(s // 4 for s in a.strides), False, OrderedDict())
+
+    class Writer(pickle.Pickler):
+        def persistent_id(self, obj):
+            return ("storage", storage.FloatStorage, obj.key, "cpu", obj.array.size) if isinstance(obj, _Marked) else None
+
+    saved = {name: sys.modules.get(name) for name in ("torch", "torch._utils")}
+    sys.modules |= {"torch": storage, "torch._utils": module}
+    try:
+        marked = {name: _Marked(np.ascontiguousarray(a, np.float32), str(i), None) for i, (name, a) in enumerate(tensors.items())}
+        out = io.BytesIO()
+        Writer(out, 2).dump({"state_dict": OrderedDict((n, Tensor(m)) for n, m in marked.items()), "epoch": 3})
+    finally:
+        for name, old in saved.items():
+            sys.modules.pop(name) if old is None else sys.modules.update({name: old})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", out.getvalue())
+        for m in marked.values():
+            archive.writestr(f"x/data/{m.key}", m.array.tobytes())
+
+
+@pytest.mark.parametrize("family", ["crnet", "clnet"])
+def test_torch_checkpoints_load_without_torch(family, tmp_path):
+    model, tensors = network(family, Architecture(32), nnx.Rngs(5)), {}
+    model(jax.random.uniform(jax.random.key(1), (4, 32, 32, 2)))  # moves the running moments
+    model.eval()
+    back = np.arange(2048).reshape(32, 32, 2).transpose(2, 0, 1).ravel()  # parts first, as PyTorch flattens
+    for i, layer in enumerate(model.layers()):
+        if isinstance(layer, nnx.BatchNorm):
+            fields = zip(("weight", "bias", "running_mean", "running_var"), checkpoints.NORM, strict=True)
+            tensors |= {f"{i}.{theirs}": np.asarray(getattr(layer, ours)[...]) for theirs, ours in fields}
+            continue
+        kernel = np.asarray(layer.kernel[...])
+        kernel = kernel[back] if layer is model.compress else kernel[:, back] if layer is model.expand else kernel
+        tensors[f"{i}.weight"] = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+        if layer.bias is not None:
+            bias = np.asarray(layer.bias[...])
+            tensors[f"{i}.bias"] = bias[back] if layer is model.expand else bias
+    torch_file(tmp_path / "n.pth", tensors)
+    loaded, x = checkpoints.load_torch(family, tmp_path / "n.pth"), jax.random.uniform(jax.random.key(2), (2, 32, 32, 2))
+    np.testing.assert_allclose(loaded(x), model(x), atol=1e-6)
+    with pytest.raises(ValueError, match="n.pth has"):
+        checkpoints.load_torch("clnet" if family == "crnet" else "crnet", tmp_path / "n.pth")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_files_say_what_networks_say(family, precision, images):
+    pytest.importorskip("litert_converter"), pytest.importorskip("ai_edge_quantizer")
+    file = deployment.good_file(small(family), precision, images)
+    assert deployment.Runner(file)(np.asarray(images)).shape == images.shape
+
+
+def test_a_file_that_lies_is_refused(images):
+    pytest.importorskip("litert_converter")
+    file = deployment.export_network(small(seed=1))
+    with pytest.raises(RuntimeError, match="lie.tflite gives other numbers"):
+        deployment.checked(file, images, small(seed=2)(images), source="lie.tflite")
+
+
+def test_a_cut_file_is_refused():
+    pytest.importorskip("litert_converter")
+    file = deployment.export_network(small())
+    with pytest.raises((RuntimeError, ValueError), match="cut.tflite"):
+        deployment.Runner(file[: len(file) // 8], source="cut.tflite")
+
+
+def test_a_missing_engine_says_how_to_get_it():
+    with pytest.raises(ImportError, match="mimo_jax\\[convert\\]"):
+        deployment._engine("litert_converter_that_is_not", "convert")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["train", "--out", "x.npz", "--ratio", "1/5"], "1/5"), (["train", "--out", "x.npz", "--family", "crnet"], "random"),
+    (["compress", "no.npz", "y.npz"], "no.npz"), (["export", "no.npz", "y.tflite"], "no.npz"), (["bench", "no.tflite"], "no.tflite"),
+    (["evaluate", "no.npz"], "no.npz"), (["compress", "no.npz", "y.npz", "--method", "magic"], "magic"),
+    (["train", "--out", "x.npz", "--environment", "moon"], "moon"),
+])
+def test_bad_input_is_refused_by_name(arguments, said):
+    result = CliRunner().invoke(csi_cli.app, [*arguments, *(["--samples", "16"] if arguments[0] != "bench" else [])])
+    assert isinstance(result.exception, (ValueError, FileNotFoundError)) and said in str(result.exception)
+
+
+def test_training_in_half_the_bytes_learns_as_well(images):
+    plan = {"epochs": 3, "batch": 4, "learning_rate": 3e-3, "frozen": False}
+    errors = [training.fit(small(), training.Training(**plan, bfloat16=b), images, images, jax.random.key(0))[1] for b in (False, True)]
+    assert errors[1][-1] < errors[1][0] and abs(errors[0][-1] - errors[1][-1]) < 2
+
+
+def test_patience_stops(images):
+    _, errors = training.fit(small(), training.Training(epochs=50, batch=16, learning_rate=1e-9, patience=2), images, images, jax.random.key(0))
+    assert len(errors) < 50
+
+
+def test_per_delay_norms_count_as_the_original():
+    model = CsiNet(Architecture(norm="delay"), rngs=nnx.Rngs(0))
+    norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)]
+    assert len(norms) == 7 and all(n.mean.shape == (32,) for n in norms)
