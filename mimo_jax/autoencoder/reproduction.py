@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['KINDS', 'ALL_BITS', 'RAYLEIGH', 'QAM16', 'CASES', 'CHANNELS', 'SMALL_PLANS', 'PLANS', 'FIG2A', 'FIG2B', 'MEASURED',
            'SCALE', 'WHOLE', 'PRESETS', 'SOFT_DB', 'CODED_DB', 'FEW_POINTS', 'DETECTORS', 'REFERENCE_BER', 'GAINS_AT',
-           'LUCK', 'LOW_BER', 'experiment', 'Case', 'Sizes', 'detector_link', 'points', 'memory_text', 'rates', 'pool',
+           'LUCK', 'LOW_BER', 'experiment', 'Case', 'Sizes', 'detector_link', 'points', 'memory_text', 'rates',
            'over_seeds', 'reach', 'beyond', 'qam_reach', 'answers']
 
 # %% ../../nbs/01_autoencoder/08_experiment.ipynb #810f6439
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -96,15 +96,15 @@ def _grid(low: float, high: float, step: float = 1.0) -> tuple[float, ...]:
 
 
 ALL_BITS = (("csi", "both"),)
-RAYLEIGH = {"channel": "rayleigh", "antennas": 2, "bits": 2, "train_db": 12.0, "snrs_db": _grid(0, 24, 2), "seeds": 1, "widen": 1.5, "longer": 2.0}
-QAM16 = {"channel": "awgn", "antennas": 2, "bits": 4, "snrs_db": _grid(4, 20), "longer": 1.5}
+RAYLEIGH = {"channel": "rayleigh", "antennas": 2, "bits": 2, "train_db": 12.0, "snrs_db": _grid(0.0, 24.0, 2.0), "seeds": 1, "widen": 1.5, "longer": 2.0}
+QAM16 = {"channel": "awgn", "antennas": 2, "bits": 4, "snrs_db": _grid(4.0, 20.0), "longer": 1.5}
 CASES = {
-    "awgn": Case("awgn", 2, 2, 8.0, _grid(0, 14), KINDS, ("ml",)),
-    "interference": Case("interference", 2, 2, 8.0, _grid(0, 15), KINDS, ("zf", "mmse", "ml"), soft=True),
-    "interference4": Case("interference", 4, 2, 9.0, _grid(0, 17), detectors=("mmse", "ml"), longer=1.5),
-    "interference8": Case("interference", 8, 2, 9.0, _grid(0, 18), detectors=("mmse", "ml"), widen=1.5, longer=1.5),
+    "awgn": Case("awgn", 2, 2, 8.0, _grid(0.0, 14.0), KINDS, ("ml",)),
+    "interference": Case("interference", 2, 2, 8.0, _grid(0.0, 15.0), KINDS, ("zf", "mmse", "ml"), soft=True),
+    "interference4": Case("interference", 4, 2, 9.0, _grid(0.0, 17.0), detectors=("mmse", "ml"), longer=1.5),
+    "interference8": Case("interference", 8, 2, 9.0, _grid(0.0, 18.0), detectors=("mmse", "ml"), widen=1.5, longer=1.5),
     "qam16": Case(**QAM16, train_db=18.0, detectors=("ml",)),
-    "qam64": Case("awgn", 2, 6, 27.0, _grid(10, 27), detectors=("ml",), widen=1.5, longer=2.5),
+    "qam64": Case("awgn", 2, 6, 27.0, _grid(10.0, 27.0), detectors=("ml",), widen=1.5, longer=2.5),
     "qam16-at-10": Case(**QAM16, train_db=10.0, seeds=1),
     "qam16-at-14": Case(**QAM16, train_db=14.0, seeds=1),
     "qam16-range": Case(**QAM16, train_db=(8.0, 20.0), seeds=1),
@@ -153,7 +153,7 @@ def _curve(sizes: Sizes, link: Link, snrs_db, key, max_bits: int | None = None) 
 
 
 SOFT_DB = (2.0, 4.0, 6.0, 8.0, 10.0)  # where soft bits are measured
-CODED_DB = _grid(0, 4, 0.5)  # where blocks are
+CODED_DB = _grid(0.0, 4.0, 0.5)  # where blocks are
 
 
 def _soft(link: Link, key, most: int) -> dict:
@@ -298,13 +298,6 @@ def rates(point: Mapping) -> np.ndarray:
     return np.asarray(point["errors"]) / np.asarray(point["trials"])
 
 
-def pool(points: Sequence[Mapping]) -> dict:
-    "Stored curves of several seeds as one: counts added up, SNR by SNR."
-    snrs_db = sorted({s for p in points for s in p["snr_db"]})
-    totals = {s: np.sum([(p["errors"][i], p["trials"][i]) for p in points if s in p["snr_db"] for i in [p["snr_db"].index(s)]], 0) for s in snrs_db}
-    return {"snr_db": snrs_db, "errors": [int(totals[s][0]) for s in snrs_db], "trials": [int(totals[s][1]) for s in snrs_db]}
-
-
 LUCK = 0.5  # spread over seeds past which each is told
 
 
@@ -312,17 +305,17 @@ def over_seeds(
     numbers: list[float | None],  # one per seed
     reason: str = "",
 ) -> Measured:
-    "Mean over seeds with Student's 95 % interval; unanswered when any seed is."
+    "Mean over seeds with Student's 95 % interval; unanswered when any seed is. Seeds that differ much are told one by one."
     known = [n for n in numbers if n is not None]
     if not known or len(known) < len(numbers):
         return Measured(None, reason="a curve does not reach the bit error rate at which the gain is read")
-    mean = float(np.mean(known))
+    mean, told = float(np.mean(known)), [reason] if reason else []
     if len(known) == 1:
         return Measured(mean, reason=reason or "one seed")
     if np.ptp(known) > LUCK:
-        reason = "seeds differ: " + ", ".join(f"{n:.2f}" for n in known)
+        told.append("seeds differ: " + ", ".join(f"{n:.2f}" for n in known))
     half = float(stats.t.ppf(0.975, len(known) - 1) * np.std(known, ddof=1) / np.sqrt(len(known)))
-    return Measured(mean, mean - half, mean + half, reason)
+    return Measured(mean, mean - half, mean + half, "; ".join(told))
 
 
 def _seeds(results: Mapping, prefix: str) -> list[Mapping]:
@@ -335,8 +328,13 @@ def reach(point: Mapping, rate: float = REFERENCE_BER) -> float | None:
 
 
 def beyond(models: list[Mapping], baseline: float | None, rate: float = REFERENCE_BER, sign: float = 1.0) -> Measured:
-    "SNR that models need beyond a baseline (or, with sign -1, their gain over it)."
-    return over_seeds([None if baseline is None or (own := reach(m, rate)) is None else sign * (own - baseline) for m in models])
+    "SNR that models need beyond a baseline (or, with sign -1, their gain over it); a seed that never arrives counts as arriving where its curve ends."
+    if baseline is None:
+        return over_seeds([])
+    reached = [reach(m, rate) for m in models]
+    lost = sum(r is None for r in reached)
+    ends = [m["snr_db"][-1] if r is None else r for r, m in zip(reached, models, strict=True)]
+    return over_seeds([sign * (end - baseline) for end in ends], f"{lost} of {len(models)} seeds never get there" if lost else "")
 
 
 def qam_reach(bits: int, rate: float = REFERENCE_BER) -> float:
@@ -421,6 +419,9 @@ def _open_ends(results: Mapping) -> dict[str, Measured]:
     if one := _seeds(results, "qam16-at-10/tanh-bae"):
         at = _low_index(one[0], 4)
         found["fig1d.per_snr"] = over_seeds([float(rates(one[0])[at] / rates(m)[at]) for m in _seeds(results, "qam16/tanh-bae")])
+    if len(tanh := _seeds(results, "interference/tanh-bae")) > 1:
+        spreads = [float(np.ptp([reach(m) or m["snr_db"][-1] for m in models])) for models in (tanh, _seeds(results, "interference/bae"))]
+        found["stability"] = Measured(spreads[0] - spreads[1])
     if closed := _seeds(results, "rayleigh-closed/bae"):
         for name in ALLOCATIONS:
             found[f"closed.{name}"] = beyond(closed, reach(results[f"rayleigh-closed/{name}"], 1e-2), 1e-2, -1.0)
