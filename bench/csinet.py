@@ -2,8 +2,9 @@
 
     python bench/csinet.py [--peer /path/to/python] [--batch 200] [--steps 5] [--output FILE]
 
-`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run in processes of their own, with one thread, in turns,
-on the same sizes: CsiNet at 1/4, Adam, mean square error, batch norm of the batch. ONNX Runtime is timed where this Python has jax2onnx and onnxruntime.
+`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run in processes of their own, with one thread, in
+turns, on the same sizes: CsiNet at 1/4, Adam, mean square error, batch norm of the batch. ONNX Runtime is timed where this Python has jax2onnx
+and onnxruntime.
 """
 import argparse
 import json

@@ -155,7 +155,8 @@ def bench(
         content = _read(path)
         call = d.invoke(content, threads, path)
         hot, cold = d.latency(call, calls), d.latency(call, max(calls // 5, 1), cold_mib=96)
-        rows.append({"file": str(path)} | d.size_of(content)._asdict() | hot._asdict() | {"cold_p10_us": cold.p10_us, "cold_median_us": cold.median_us})
+        late = {"cold_p10_us": cold.p10_us, "cold_median_us": cold.median_us}
+        rows.append({"file": str(path)} | d.size_of(content)._asdict() | hot._asdict() | late)
     rows = [row | {"time_ratio": row["p10_us"] / rows[0]["p10_us"]} for row in rows]
     if as_json:
         return typer.echo(json.dumps({"threads": threads, "calls": calls, "files": rows}))
