@@ -189,7 +189,7 @@ def _loss(params, rest, graph, images, training: Training):
     "Mean square error, and the running moments after it."
     if training.bfloat16:
         params, images = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, images))
-    model = nnx.merge(graph, params, rest)
+    model = nnx.merge(graph, params, jax.tree.map(lambda a: a, rest))  # copies of the moments: they may be changed in here only
     model.eval() if training.frozen else model.train()
     loss = jnp.mean((model(images) - images).astype(jnp.float32) ** 2)
     return loss, rest if training.frozen else nnx.state(model, nnx.Not(nnx.Param))
