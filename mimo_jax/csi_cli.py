@@ -109,7 +109,7 @@ def compress(
     if method not in ("prune", "cluster", "aware"):
         raise ValueError(f"method={method!r}: choose prune, cluster or aware")
     model, history = checkpoints.load_network(network)
-    c, sizes = _channels(environment, samples, official, seed), r.Sizes(tune=t.Training(epochs, learning_rate=3e-5))
+    c, sizes = _channels(environment, samples, official, seed), r.Sizes(tune=t.Training(epochs, min(100, samples), learning_rate=3e-5))
     if method == "prune":
         model = r.pruned(model, sizes, c, sparsity, shape)
         for name in pruning.PRUNED if shape == "grouped" else ():
