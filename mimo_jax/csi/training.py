@@ -10,6 +10,7 @@ __all__ = ['KNOTS', 'LIFT', 'FORMAT', 'Quality', 'quality', 'reconstruct', 'Chan
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -263,10 +264,10 @@ def unpack(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     if not Path(path).exists():
         raise FileNotFoundError(f"no checkpoint at {path}: make one with  mimo-jax csi train")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(arrays.pop("facts").tobytes())
-    except (ValueError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile):
+    except (ValueError, KeyError, AttributeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         raise ValueError(f"{path} is not a checkpoint of this package, or a damaged one: train again, or restore it") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT!r}: train again")
