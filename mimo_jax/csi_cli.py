@@ -109,7 +109,7 @@ def compress(
     if method not in ("prune", "cluster", "aware"):
         raise ValueError(f"method={method!r}: choose prune, cluster or aware")
     model, history = checkpoints.load_network(network)
-    c, sizes = _channels(environment, samples, official, seed), r.Sizes(tune=t.Training(epochs, learning_rate=3e-5))
+    c, sizes = _channels(environment, samples, official, seed), r.Sizes(tune=t.Training(epochs, min(100, samples), learning_rate=3e-5))
     if method == "prune":
         model = r.pruned(model, sizes, c, sparsity, shape)
         for name in pruning.PRUNED if shape == "grouped" else ():
@@ -155,7 +155,8 @@ def bench(
         content = _read(path)
         call = d.invoke(content, threads, path)
         hot, cold = d.latency(call, calls), d.latency(call, max(calls // 5, 1), cold_mib=96)
-        rows.append({"file": str(path)} | d.size_of(content)._asdict() | hot._asdict() | {"cold_p10_us": cold.p10_us, "cold_median_us": cold.median_us})
+        late = {"cold_p10_us": cold.p10_us, "cold_median_us": cold.median_us}
+        rows.append({"file": str(path)} | d.size_of(content)._asdict() | hot._asdict() | late)
     rows = [row | {"time_ratio": row["p10_us"] / rows[0]["p10_us"]} for row in rows]
     if as_json:
         return typer.echo(json.dumps({"threads": threads, "calls": calls, "files": rows}))

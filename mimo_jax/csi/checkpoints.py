@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .csinet import Architecture, Conv, CsiNet, Dense
+from .csinet import Architecture, Conv, CsiNet, Dense, Network
 from .families import FAMILIES, CLNet, CRNet, network
 from .pruning import PRUNED, GroupedDense
 from .training import leaves, pack, restore, unpack
@@ -44,7 +44,7 @@ def _exchange(kernel: np.ndarray, axis: int, shape: tuple[int, int]) -> np.ndarr
     return np.take(kernel, order, axis)
 
 
-def _fill(mine: nnx.Module, theirs: Layer, model: nnx.Module, parts_first: bool, source) -> None:
+def _fill(mine: nnx.Module, theirs: Layer, model: Network, parts_first: bool, source) -> None:
     "Put the arrays of a layer into one of ours. Raises `ValueError` for another kind or shape."
     a, arrays = model.architecture, dict(theirs.arrays)
     if parts_first and mine is model.compress:
@@ -60,15 +60,15 @@ def _fill(mine: nnx.Module, theirs: Layer, model: nnx.Module, parts_first: bool,
 
 
 def fill(
-    model: nnx.Module,  # changed in place
+    model: Network,  # changed in place
     mine: list[nnx.Module],  # its layers in the file's order
     theirs: list[Layer],
     parts_first: bool = True,  # the file's images were [part, angle, delay]
     source: Any = "the file",  # named in errors
-) -> nnx.Module:
+) -> Network:
     "A network with the weights of a file. Raises `ValueError` that names the first layer that does not fit."
     kinds = ["conv" if isinstance(m, Conv) else "dense" if isinstance(m, Dense) else "norm" for m in mine]
-    found = ["conv" if (k, layer.kind) == ("conv", "dense") else layer.kind for k, layer in zip(kinds, theirs, strict=False)]  # a matrix is a 1 x 1 conv
+    found = ["conv" if (k, layer.kind) == ("conv", "dense") else layer.kind for k, layer in zip(kinds, theirs, strict=False)]
     if kinds != found or len(mine) != len(theirs):
         said = " ".join(layer.kind for layer in theirs)
         raise ValueError(f"{source} has {len(theirs)} layers ({said}), the network has {len(mine)} ({' '.join(kinds)})")
@@ -191,7 +191,7 @@ def _torch_layer(name: str, fields: dict[str, np.ndarray]) -> Layer:
 def load_torch(
     family: str,  # "crnet" or "clnet"
     *paths: Path,  # one file, or encoder and decoder
-) -> nnx.Module:
+) -> Network:
     "CRNet or CLNet with the weights of PyTorch checkpoints. Raises `ValueError` naming files that do not fit."
     kinds = {"crnet": CRNet, "clnet": CLNet}
     if family not in kinds:
@@ -206,7 +206,7 @@ def load_torch(
 # %% ../../nbs/02_csi_compression/08_checkpoints.ipynb #878f5c89
 def save_network(
     path: Path,
-    model: nnx.Module,
+    model: Network,
     history: list[dict] | None = None,  # what was done to it, step by step
 ) -> None:
     "Write a network as one file, whole or not at all."
@@ -215,7 +215,7 @@ def save_network(
     write_whole(path, pack(facts, dict(leaves(nnx.to_pure_dict(nnx.state(model))))))
 
 
-def load_network(path: Path) -> tuple[nnx.Module, list[dict]]:
+def load_network(path: Path) -> tuple[Network, list[dict]]:
     "A network and what was done to it. Raises `FileNotFoundError`, or `ValueError` naming a file that holds none."
     facts, arrays = unpack(path)
     try:

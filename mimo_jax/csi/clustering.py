@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from sklearn.cluster import KMeans
 
+from .csinet import Network
 from .pruning import PRUNED
 
 # %% ../../nbs/02_csi_compression/05_clustering.ipynb #d239bb63
@@ -67,11 +68,11 @@ def shared(
 
 
 def clustered(
-    model: nnx.Module,  # not changed
+    model: Network,  # not changed
     clusters: int = 32,
     seed: int = 0,
     keep_zeros: bool = False,
-) -> tuple[nnx.Module, dict[str, Int[Array, "..."]]]:
+) -> tuple[Network, dict[str, Int[Array, "..."]]]:
     "The network with clustered dense layers, and the cluster of each of their weights, by layer."
     found, members = nnx.clone(model), {}
     for name in PRUNED:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from .csinet import Network
 from .pruning import corrected
 from .quantization import PRECISIONS, SMALL, emulate, exact
 from .training import reconstruct
@@ -59,7 +59,7 @@ def export(
 
 
 def export_network(
-    model: nnx.Module,
+    model: Network,
     batch: int = 1,  # images per call
 ) -> bytes:
     "The `.tflite` file of encoder and decoder."
@@ -113,7 +113,7 @@ class Runner:
         except (ValueError, RuntimeError, TypeError) as failed:
             raise RuntimeError(f"{source} cannot be run: {' '.join(str(failed).split())}") from None
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x) -> np.ndarray:
         "Outputs of inputs, as many at a time as the file takes."
         step, out = int(self.input["shape"][0]), []
         for i in range(0, len(x), step):
@@ -151,7 +151,7 @@ def checked(
 
 # %% ../../nbs/02_csi_compression/07_deployment.ipynb #9eb528ce
 def good_file(
-    model: nnx.Module,
+    model: Network,
     precision: str,  # one of PRECISIONS
     images,  # for the means of 8-bit layers, and to compare on
     source: Path | str = "the file",  # named in errors

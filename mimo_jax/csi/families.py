@@ -6,12 +6,14 @@
 __all__ = ['FAMILIES', 'ConvNorm', 'CRBlock', 'CRNet', 'CLNet', 'network']
 
 # %% ../../nbs/02_csi_compression/02_families.ipynb #79092656
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .csinet import Architecture, Conv, CsiNet, Dense, leaky
+from .csinet import Architecture, Conv, CsiNet, Dense, Network, leaky
 
 # %% ../../nbs/02_csi_compression/02_families.ipynb #956ef786
 class ConvNorm(nnx.Module):
@@ -29,7 +31,7 @@ class ConvNorm(nnx.Module):
         return [self.conv, self.norm]
 
 
-def _chain(steps, x):
+def _chain(steps: Any, x):
     "Steps with leaky ReLUs between them, none after the last."
     for i, step in enumerate(steps):
         x = step(leaky(x) if i else x)
@@ -64,7 +66,8 @@ class CRNet(nnx.Module):
         self.narrow = nnx.List([ConvNorm(2, 2, size, rngs=rngs) for size in ((3, 3), (1, 9), (9, 1))])
         self.wide = ConvNorm(2, self.width, self.wide_size, rngs=rngs)
         self.merge = ConvNorm(2 + self.width, 2, (1, 1), rngs=rngs)
-        self.compress, self.expand = Dense(a.values, a.code, rngs=rngs), Dense(a.code, a.values, rngs=rngs)
+        self.compress: Any = Dense(a.values, a.code, rngs=rngs)
+        self.expand: Any = Dense(a.code, a.values, rngs=rngs)
         self.opening = ConvNorm(2, 2, (5, 5), rngs=rngs)
         self.blocks = nnx.List([CRBlock(self.taps, rngs=rngs) for _ in range(2)])
 
@@ -129,14 +132,14 @@ class CLNet(CRNet):
         return [*self.gate.layers(), self.squeeze, self.excite]
 
 
-FAMILIES = {"csinet": CsiNet, "crnet": CRNet, "clnet": CLNet}
+FAMILIES: dict[str, Any] = {"csinet": CsiNet, "crnet": CRNet, "clnet": CLNet}
 
 
 def network(
     family: str,  # name in FAMILIES
     architecture: Architecture,
     rngs: nnx.Rngs,
-) -> nnx.Module:
+) -> Network:
     "A network by name. Raises `ValueError` for a name that is none."
     if family not in FAMILIES:
         raise ValueError(f"family={family!r}: choose from {', '.join(FAMILIES)}")

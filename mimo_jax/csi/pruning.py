@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from .csinet import CsiNet, Dense
+from .csinet import CsiNet, Dense, Network
 from .training import start_linear
 from ..phy.csi_images import principal_axes
 
@@ -73,10 +73,10 @@ def _product(layer, x) -> Float[Array, "batch output"]:
 
 
 def corrected(
-    model: nnx.Module,  # as it was
-    changed: nnx.Module,  # with other kernels; not changed
+    model: Network,  # as it was
+    changed: Network,  # with other kernels; not changed
     images: Float[Array, "batch angle delay 2"],  # some to take means over
-) -> nnx.Module:
+) -> Network:
     "The changed network with the means of its dense layers put right (@eq-correction)."
     found = nnx.clone(changed)
     for name, inputs in zip(PRUNED, (model.features, model.encode), strict=True):
@@ -112,7 +112,7 @@ class Inputs(NamedTuple):
 
 
 def inputs_of(
-    model: nnx.Module,
+    model: Network,
     images: Float[Array, "batch angle delay 2"],  # some to take moments over
 ) -> Inputs:
     "Moments of what the dense layers multiply."
@@ -136,7 +136,7 @@ def prune(
     def init(params):
         return PruneState(jnp.zeros((), jnp.int32), jnp.asarray(sparsity, jnp.float32), _masks(params, lambda name, p: jnp.ones(p.shape, bool)))
 
-    def update(updates, state, params=None):
+    def update(updates, state: Any, params: Any = None):
         moved = optax.apply_updates(params, updates)
         now = state.sparsity * (1 - (1 - jnp.minimum((state.count + 1) / steps, 1.0)) ** 3)
         due = ((state.count + 1) % every == 0) & (state.count < steps + every) | (state.count + 1 == steps)
@@ -150,7 +150,7 @@ def prune(
     return optax.GradientTransformation(init, update)
 
 
-def sparsity_of(model: nnx.Module) -> float:
+def sparsity_of(model: Network) -> float:
     "Share of zeros in the dense layers."
     kernels = [np.asarray(getattr(model, name).kernel[...]) for name in PRUNED]
     return float(sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels))
@@ -163,7 +163,7 @@ class GroupedDense(nnx.Module):
         self.indices = nnx.Variable(jnp.asarray(indices, jnp.int32))  # [group, kept]; in order where they tile the inputs
         self.tiled = bool(np.array_equal(np.ravel(indices), np.arange(np.size(indices))))
         self.kernel, self.bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.asarray(bias))
-        self.fake = None
+        self.fake: Any = None
 
     def __call__(self, x: Float[Array, "batch feature"]) -> Float[Array, "batch output"]:
         indices, kernel = self.indices[...], self.kernel[...]

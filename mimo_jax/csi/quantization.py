@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .csinet import Conv, Dense
+from .csinet import Conv, Dense, Network
 from .pruning import GroupedDense
 
 # %% ../../nbs/02_csi_compression/06_quantization.ipynb #bafc2964
@@ -48,9 +48,9 @@ PRECISIONS = ("float32", "float16", "int8", "int8_large", "int8_dense")
 
 
 def emulate(
-    model: nnx.Module,  # not changed
+    model: Network,  # not changed
     precision: str = "int8",  # one of PRECISIONS
-) -> nnx.Module:
+) -> Network:
     "The network with the arithmetic of a precision, differentiable. Raises `ValueError` for one that does not exist."
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: choose from {', '.join(PRECISIONS)}")
@@ -63,14 +63,14 @@ def emulate(
     return found
 
 
-def exact(model: nnx.Module) -> nnx.Module:
+def exact(model: Network) -> Network:
     "The same weights without the emulation."
     found = nnx.clone(model)
     found.set_attributes(fake=None, raise_if_not_found=False)
     return found
 
 
-def halved(model: nnx.Module) -> nnx.Module:
+def halved(model: Network) -> Network:
     "The network with its weights rounded to float16."
     found = nnx.clone(model)
     nnx.update(found, jax.tree.map(lambda p: p.astype(jnp.float16).astype(jnp.float32) if p.ndim > 1 else p, nnx.state(found, nnx.Param)))

@@ -21,7 +21,7 @@ from jax.experimental import sparse as jax_sparse
 
 from .. import data
 from .clustering import clustered, shared
-from .csinet import RATIOS, Architecture, CsiNet, Dense, to_images
+from .csinet import RATIOS, Architecture, CsiNet, Dense, Network, to_images
 from .deployment import Latency, Runner, Size, deployable, export, good_file, invoke, latency, quantise, size_of
 from .pruning import PRUNED, SHAPES, GroupedDense, corrected, grouped, inputs_of, mask, prune, sparsity_of, start_banded
 from .quantization import emulate, exact
@@ -70,16 +70,17 @@ ENVIRONMENTS = {"indoor": "indoor", "outdoor": "outdoor_csinet_like"}  # environ
 def channels(sizes: Sizes, seed: int, environment: str) -> Channels:
     "Images of an environment, and the test channels over frequency."
     if sizes.official:
-        parts = [to_images(jnp.asarray(data.csi(environment, part, limit))) for part, limit in
-                 (("train", sizes.train), ("val", sizes.val), ("test", sizes.test))]
-        return Channels(*parts, jnp.asarray(data.csi_frequency(environment, sizes.test)))
+        limits = {"train": sizes.train, "val": sizes.val, "test": sizes.test}
+        train, val, test = (to_images(jnp.asarray(data.csi(environment, part, limit))) for part, limit in limits.items())
+        return Channels(train, val, test, jnp.asarray(data.csi_frequency(environment, sizes.test)))
     key, place = jax.random.key(seed), SCENARIOS[ENVIRONMENTS[environment]]
     first, parts = 0, []
     for n in (sizes.train, sizes.val, sizes.test):
         layout, _ = to_layout(jnp.asarray(draw_channels(key, place, n, first=first)))
         parts.append(to_images(layout.reshape(n, 2, 32, 32)))
         first += n
-    return Channels(*parts, jnp.asarray(draw_channels(key, place, sizes.test, subcarriers=125, first=first - sizes.test)))
+    train, val, test = parts
+    return Channels(train, val, test, jnp.asarray(draw_channels(key, place, sizes.test, subcarriers=125, first=first - sizes.test)))
 
 
 @lru_cache(maxsize=2)
@@ -89,7 +90,7 @@ def _axes(sizes: Sizes, seed: int, environment: str):
 
 
 @lru_cache(maxsize=2)
-def base(sizes: Sizes, seed: int, environment: str, ratio: str) -> nnx.Module:
+def base(sizes: Sizes, seed: int, environment: str, ratio: str) -> Network:
     "The uncompressed network, trained."
     c = channels(sizes, seed, environment)
     model = CsiNet(Architecture(RATIOS[ratio]), rngs=nnx.Rngs(seed))
@@ -102,7 +103,7 @@ MEASURED_ON_FILES = (*Size._fields, *Latency._fields, "cold_p10_us", "cold_media
 
 
 def row(
-    model: nnx.Module,
+    model: Network,
     precision: str,
     c: Channels,
     calls: int,
@@ -118,24 +119,24 @@ def row(
 
 
 def tuned(
-    model: nnx.Module,
+    model: Network,
     sizes: Sizes,
     c: Channels,
     around: Callable = lambda adam: adam,
     from_epoch: int = 0,  # epochs after which weights may be taken; 0 allows those to start with
-) -> nnx.Module:
+) -> Network:
     "The network after fine-tuning."
     return fit(model, sizes.tune, c.train, c.val, jax.random.key(1), around, settled=lambda epoch: epoch >= from_epoch)[0]
 
 
 def pruned(
-    model: nnx.Module,
+    model: Network,
     sizes: Sizes,
     c: Channels,
     sparsity: float,
     shape: str = "unstructured",
     by_input: bool = False,  # score weights by magnitude times the strength of their input
-) -> nnx.Module:
+) -> Network:
     "The network pruned on a cubic schedule over the first half of its fine-tuning."
     steps = sizes.tune.epochs * (len(c.train) // sizes.tune.batch)
     seen = inputs_of(model, c.train[:1000])
@@ -143,7 +144,7 @@ def pruned(
     return tuned(model, sizes, c, lambda adam: optax.chain(adam, rule), (sizes.tune.epochs + 1) // 2)
 
 
-def with_clusters(model: nnx.Module, sizes: Sizes, c: Channels, clusters: int = 32) -> nnx.Module:
+def with_clusters(model: Network, sizes: Sizes, c: Channels, clusters: int = 32) -> Network:
     "The network with so many shared values per dense layer."
     rough, members = clustered(model, clusters)
     return tuned(corrected(model, rough, c.train[:1000]), sizes, c, lambda adam: optax.chain(shared(members, clusters), adam))
@@ -173,14 +174,15 @@ def _cell(sizes: Sizes, seed: int, environment: str, ratio: str, report) -> dict
     return made
 
 
-def _few(c: Channels) -> Channels:
-    "A quarter of the images to train on, for the many short fine-tunings."
-    return c._replace(train=c.train[: len(c.train) // 4])
+def _briefly(sizes: Sizes, c: Channels) -> tuple[Sizes, Channels]:
+    "A quarter of the images to train on and a tenth of the rate, for the many short fine-tunings."
+    return replace(sizes, tune=replace(sizes.tune, learning_rate=sizes.tune.learning_rate / 10)), c._replace(train=c.train[: len(c.train) // 4])
 
 
 def _sweep(sizes: Sizes, seed: int, percent: int, report) -> dict:
     "A column of fig. 2: one sparsity, three precisions, indoor at the first ratio."
-    c, original = _few(channels(sizes, seed, "indoor")), base(sizes, seed, "indoor", sizes.ratios[0])
+    original = base(sizes, seed, "indoor", sizes.ratios[0])
+    sizes, c = _briefly(sizes, channels(sizes, seed, "indoor"))
     model = pruned(original, sizes, c, percent / 100) if percent else original
     precisions = ("float32", "float16", INT8) if percent else ("float32", "float16", INT8, "int8_dense", "int8")
     return {"zeros": sparsity_of(model)} | {p: row(model, p, c, sizes.calls) for p in precisions}
@@ -188,7 +190,8 @@ def _sweep(sizes: Sizes, seed: int, percent: int, report) -> dict:
 
 def _shape(sizes: Sizes, seed: int, shape: str, percent: float, report) -> dict:
     "One shape of sparsity, indoor at 1/4, scored by input strength; grouped layers are stored grouped."
-    c, original = _few(channels(sizes, seed, "indoor")), base(sizes, seed, "indoor", sizes.ratios[0])
+    original = base(sizes, seed, "indoor", sizes.ratios[0])
+    sizes, c = _briefly(sizes, channels(sizes, seed, "indoor"))
     model = pruned(original, sizes, c, percent / 100, shape, by_input=True)
     if shape == "grouped":
         for name in PRUNED:
@@ -206,7 +209,8 @@ def _bands(sizes: Sizes, seed: int, percent: float, report) -> dict:
 
 def _aware(sizes: Sizes, seed: int, report) -> dict:
     "Quantisation-aware training of all layers, indoor at 1/4, beside rounding after training."
-    c, original = _few(channels(sizes, seed, "indoor")), base(sizes, seed, "indoor", sizes.ratios[0])
+    original = base(sizes, seed, "indoor", sizes.ratios[0])
+    sizes, c = _briefly(sizes, channels(sizes, seed, "indoor"))
     start = corrected(original, emulate(original, "int8"), c.train[:1000])
     model = tuned(emulate(start, "int8"), replace(sizes, tune=replace(sizes.tune, epochs=2 * sizes.tune.epochs, learning_rate=1e-4)), c)
     return {"after": row(original, "int8", c, sizes.calls), "aware": row(exact(model), "int8", c, sizes.calls)}

@@ -10,6 +10,7 @@ __all__ = ['KNOTS', 'LIFT', 'FORMAT', 'Quality', 'quality', 'reconstruct', 'Chan
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +24,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Complex, Float, Key
 
-from .csinet import CsiNet, leaky, to_channels
+from .csinet import CsiNet, Network, leaky, to_channels
 from ..experiment import write_whole
 from ..phy.csi_images import principal_axes, rho
 from ..units import db, nmse
@@ -44,8 +45,8 @@ def quality(
 ) -> Quality:
     "Both errors and the correlation of a reconstruction (@eq-quality)."
     h, guess = to_channels(images), to_channels(estimate)
-    errors = [float(db(nmse(h, guess, mean))) for mean in ("of_ratios", "ratio_of")]
-    return Quality(*errors, None if frequency is None else float(rho(guess, jnp.asarray(frequency))))
+    each, whole = float(db(nmse(h, guess, "of_ratios"))), float(db(nmse(h, guess, "ratio_of")))
+    return Quality(each, whole, None if frequency is None else float(rho(guess, jnp.asarray(frequency))))
 
 
 @partial(jax.jit, static_argnames=("graph",))
@@ -54,7 +55,7 @@ def _apply(graph, state, images):
 
 
 def reconstruct(
-    model: nnx.Module,
+    model: Network,
     images: Float[Array, "batch angle delay 2"],
     batch: int = 250,  # images at a time
 ) -> Float[Array, "batch angle delay 2"]:
@@ -88,7 +89,7 @@ def logit_fit() -> np.ndarray:
     return np.round(c / step) * step
 
 # %% ../../nbs/02_csi_compression/03_training.ipynb #30ab18a7
-def _pass_through(normalise: nnx.BatchNorm, x) -> None:
+def _pass_through(normalise: Any, x) -> None:
     "Make a batch norm the identity for inputs with the moments of x."
     axes = tuple(i for i in range(x.ndim) if i != normalise.axis % x.ndim)
     mean, var = jnp.mean(x, axes), jnp.var(x, axes)
@@ -102,7 +103,7 @@ def _centre(kernel: np.ndarray) -> jax.Array:
     return jnp.zeros((3, 3, inputs, outputs)).at[1, 1].set(jnp.asarray(kernel, jnp.float32))
 
 
-def _undo_sigmoid(block, y) -> None:
+def _undo_sigmoid(block: Any, y) -> None:
     "Make a RefineNet the lifted logit of inputs like y (@eq-logit)."
     each, c, signs = np.eye(2), np.r_[logit_fit(), -logit_fit()], np.r_[np.ones(4), -np.ones(4)]
     widen = np.asarray(block.convs[0].kernel[1, 1]).copy()
@@ -116,7 +117,7 @@ def _undo_sigmoid(block, y) -> None:
         y = leaky(y)
 
 
-def _silence(block, x) -> None:
+def _silence(block: Any, x) -> None:
     "Make a RefineNet add nothing, ready to learn."
     block.convs[2].kernel[...] = jnp.zeros_like(block.convs[2].kernel[...])
     y = x
@@ -189,7 +190,7 @@ def _loss(params, rest, graph, images, training: Training):
     "Mean square error, and the running moments after it."
     if training.bfloat16:
         params, images = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, images))
-    model = nnx.merge(graph, params, rest)
+    model = nnx.merge(graph, params, jax.tree.map(lambda a: a, rest))  # copies of the moments: they may be changed in here only
     model.eval() if training.frozen else model.train()
     loss = jnp.mean((model(images) - images).astype(jnp.float32) ** 2)
     return loss, rest if training.frozen else nnx.state(model, nnx.Not(nnx.Param))
@@ -212,7 +213,7 @@ def _epoch(graph, optimiser, training: Training, state: State, images, key):
 
 # %% ../../nbs/02_csi_compression/03_training.ipynb #b188a577
 def fit(
-    model: nnx.Module,  # where to start; not changed
+    model: Network,  # where to start; not changed
     training: Training,
     train: Float[Array, "batch angle delay 2"],
     val: Float[Array, "other angle delay 2"],
@@ -221,7 +222,7 @@ def fit(
     settled: Callable[[int], bool] = lambda epoch: True,  # whether the weights after so many epochs may be returned; 0 are those to start with
     memory: Path | None = None,  # file that remembers finished epochs
     report: Callable[[float], None] = lambda fraction: None,  # told how much is done
-) -> tuple[nnx.Module, list[float]]:
+) -> tuple[Network, list[float]]:
     "Train; returns the network of the best validation error, and that error in dB at the start and after every epoch."
     steps = len(train) // training.batch
     if steps < 1:
@@ -253,7 +254,8 @@ FORMAT = "mimo_jax csi 1"
 def pack(facts: dict, arrays: dict[str, np.ndarray]) -> bytes:
     "A checkpoint's bytes."
     out = io.BytesIO()
-    np.savez(out, facts=np.frombuffer(json.dumps({"format": FORMAT} | facts).encode(), np.uint8), **arrays)
+    everything: Any = {"facts": np.frombuffer(json.dumps({"format": FORMAT} | facts).encode(), np.uint8)} | arrays
+    np.savez(out, **everything)
     return out.getvalue()
 
 
@@ -262,10 +264,10 @@ def unpack(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     if not Path(path).exists():
         raise FileNotFoundError(f"no checkpoint at {path}: make one with  mimo-jax csi train")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(arrays.pop("facts").tobytes())
-    except (ValueError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile):
+    except (ValueError, KeyError, AttributeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         raise ValueError(f"{path} is not a checkpoint of this package, or a damaged one: train again, or restore it") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT!r}: train again")
