@@ -96,7 +96,8 @@ def _grid(low: float, high: float, step: float = 1.0) -> tuple[float, ...]:
 
 
 ALL_BITS = (("csi", "both"),)
-RAYLEIGH = {"channel": "rayleigh", "antennas": 2, "bits": 2, "train_db": 12.0, "snrs_db": _grid(0.0, 24.0, 2.0), "seeds": 1, "widen": 1.5, "longer": 2.0}
+RAYLEIGH = {"channel": "rayleigh", "antennas": 2, "bits": 2, "train_db": 12.0, "snrs_db": _grid(0.0, 24.0, 2.0)}
+RAYLEIGH |= {"seeds": 1, "widen": 1.5, "longer": 2.0}
 QAM16 = {"channel": "awgn", "antennas": 2, "bits": 4, "snrs_db": _grid(4.0, 20.0), "longer": 1.5}
 CASES = {
     "awgn": Case("awgn", 2, 2, 8.0, _grid(0.0, 14.0), KINDS, ("ml",)),
@@ -166,7 +167,7 @@ def _soft(link: Link, key, most: int) -> dict:
     }
 
 # %% ../../nbs/01_autoencoder/08_experiment.ipynb #1a676dda
-FEW_POINTS = 600  # of constellations that are stored
+FEW_POINTS = 512  # of constellations that are stored
 
 
 def _model(sizes: Sizes, seed: int, name: str, report) -> dict:
@@ -182,7 +183,8 @@ def _model(sizes: Sizes, seed: int, name: str, report) -> dict:
     energy = float(np.mean([float(link.energy(s)) for s in case.snrs_db]))
     found = _curve(sizes, link, case.snrs_db, keys[1]) | {"energy": energy, "loss": float(loss[-100:].mean()), "bits_per_s": speed}
     if a.csi == "none" and a.total_bits <= 12 and first:
-        x = codebook(model, snr_db=float(np.median(case.snrs_db)))[1][:FEW_POINTS]
+        x = codebook(model, snr_db=float(np.median(case.snrs_db)))[1]
+        x = x[:: max(1, len(x) // FEW_POINTS)]
         found["constellation"] = {"real": np.round(x.real, 3).tolist(), "imag": np.round(x.imag, 3).tolist()}
     if a.csi == "none" and not a.knows_snr and first and kind == "tanh-bae":
         found["best_receiver"] = _curve(sizes, best_link(model, H), case.snrs_db[::2], keys[2], sizes.max_bits // (4 if a.total_bits <= 12 else 40))
@@ -328,7 +330,7 @@ def reach(point: Mapping, rate: float = REFERENCE_BER) -> float | None:
 
 
 def beyond(models: list[Mapping], baseline: float | None, rate: float = REFERENCE_BER, sign: float = 1.0) -> Measured:
-    "SNR that models need beyond a baseline (or, with sign -1, their gain over it); a seed that never arrives counts as arriving where its curve ends."
+    "SNR that models need beyond a baseline (with sign -1, their gain over it); a seed that never arrives counts as arriving where its curve ends."
     if baseline is None:
         return over_seeds([])
     reached = [reach(m, rate) for m in models]
