@@ -111,15 +111,15 @@ class Decoder(nnx.Module):
         return self.last(hidden).astype(jnp.float32)
 
 # %% ../../nbs/01_autoencoder/01_models.ipynb #ade792ba
-Snr = Float[ArrayLike, "*#batch"] | None
-
-
 def parameters(architecture: Architecture) -> int:
     "Trainable parameters of the network of table 1."
     a, S = architecture, architecture.width
     encoder = (S + a.side_tx + 1) * a.hidden_tx + (a.hidden_tx + 1) * a.hidden_tx + (a.hidden_tx + 1) * 2 * a.antennas
     decoder = (2 * a.outputs + a.side_rx + 1) * a.hidden_rx + 2 * (a.hidden_rx + 1) * a.hidden_rx + 6 * a.hidden_rx + (a.hidden_rx + 1) * S
     return encoder + decoder
+
+# %% ../../nbs/01_autoencoder/01_models.ipynb #91473efc
+Snr = Float[ArrayLike, "*#batch"] | None
 
 
 class Autoencoder(nnx.Module):
@@ -195,7 +195,7 @@ def _parts(H, batch: int):
     flat = H.reshape(H.shape[0], -1)
     return jnp.broadcast_to(jnp.concatenate([flat.real, flat.imag], -1), (batch, 2 * flat.shape[-1]))
 
-
+# %% ../../nbs/01_autoencoder/01_models.ipynb #d0e224cb
 def message_of(bits: Integer[Array, "batch bit"]) -> Integer[Array, "batch"]:
     "The number that a row of bits spells, most significant first."
     return bits.astype(jnp.int32) @ (2 ** jnp.arange(bits.shape[-1])[::-1])

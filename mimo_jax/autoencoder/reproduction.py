@@ -352,7 +352,7 @@ def answers(results: Mapping[str, dict]) -> dict[str, Measured]:
     found = table | text | _memory_answers(results) | _white_noise(results) | _interference(results) | _open_ends(results)
     return {f"autoencoder.{name}": value for name, value in found.items()}
 
-
+# %% ../../nbs/01_autoencoder/08_experiment.ipynb #995fe03f
 def _memory_answers(results: Mapping) -> dict[str, Measured]:
     "Fig. 2: the formulas against plans and processes."
     plans = [value for name, value in results.items() if name.startswith("memory/compiler/")]
@@ -399,7 +399,7 @@ def _low_index(model: Mapping, bits: int) -> int:
     "Where on a curve QAM first makes fewer than one error in ten bits."
     return int(np.flatnonzero(bit_error_rate(bits, np.asarray(from_db(np.asarray(model["snr_db"])))) < LOW_BER)[0])
 
-
+# %% ../../nbs/01_autoencoder/08_experiment.ipynb #1dbcb35b
 def _interference(results: Mapping) -> dict[str, Measured]:
     "Fig. 1b and 1c, at both bit error rates."
     found = {}
