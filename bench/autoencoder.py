@@ -6,12 +6,15 @@
 in turns, three times; the median is reported. Both train from fresh random bits and noise, with Adam: 2x2, two bits per antenna, batch 2048.
 """
 import argparse
+import datetime
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+
+from mimo_jax.experiment import provenance
 
 BATCH, BITS = 2048, 4
 WIDTHS = {"64/256": (64, 256, 1.0), "256/2048": (256, 2048, 0.05)}  # H_T, H_R, share of the steps
@@ -80,7 +83,7 @@ def main():
     multi = "true" if options.threads > 1 else "false"
     flags = f"--xla_cpu_multi_thread_eigen={multi} intra_op_parallelism_threads={options.threads}"
     limits = {"OMP_NUM_THREADS": str(options.threads), "XLA_FLAGS": flags}
-    results = {"batch": BATCH, "steps": options.steps, "threads": options.threads}
+    results = provenance() | {"date": f"{datetime.date.today()}", "batch": BATCH, "steps": options.steps, "threads": options.threads}
     for widths in WIDTHS:
         runs = {"mimo_jax": [], "torch": []}
         for _ in range(3):
