@@ -268,7 +268,7 @@ class Link:
         if fixed and self.antennas != fixed:
             raise ValueError(f"antennas={self.antennas}: this channel ends in {fixed} (38.211, 6.3.1.5; TR 38.901, 7.7); leave it at 0")
         if isinstance(self.channel, DelayLine) and self.channel.shape[1] != self.pusch.ports:
-            raise ValueError(f"the channel's user has {self.channel.shape[1]} antennas, PUSCH {self.pusch.ports} ports (38.211, 6.3.1.5): make them equal")
+            raise ValueError(f"the channel's user has {self.channel.shape[1]} antennas, PUSCH {self.pusch.ports} ports: need equal (38.211, 6.3.1.5)")
         if not isinstance(self.channel, DelayLine) and self.channel not in ("awgn", "rayleigh"):
             raise ValueError(f"channel={self.channel!r}: need 'awgn', 'rayleigh' or a DelayLine (TR 38.901, 7.7)")
         if self.knowledge not in ("perfect", "ls", "lmmse") or self.detector not in ("lmmse", "zf", "ml") or self.iterations < 1:
