@@ -1,6 +1,6 @@
 """The whole PUSCH chain and CDL generation against Sionna, side by side in one run: CPU seconds per slot, medians, ratios, errors; prints JSON.
 
-    python bench/pusch.py [--peer /path/to/python] [--batch 32] [--repeat 3] [--output FILE]
+    python bench/pusch.py [--peer /path/to/python] [--batch 32] [--repeat 3] [--cases CASE ...] [--output FILE]
 
 `--peer` is a Python that has `sionna-no-rt`; by default this one, and without it only our side is measured. Each side runs in a process of its own
 with one thread, in turns. The slot: MCS 13 (16-QAM, rate 0.48), 51 resource blocks, 2 layers, one DMRS, CDL-C at 100 ns, 2 x 2 antennas,
@@ -88,13 +88,17 @@ def main():
     parser.add_argument("--peer", default=sys.executable, help="a Python that has sionna-no-rt")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--output", help="also write the JSON here")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="cases to run")
+    parser.add_argument("--output", help="also write the JSON here; cases it has from an earlier run stay")
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         return print(json.dumps(side(*options.side, options.batch, options.repeat)))
-    results = {"batch": options.batch, "repeat": options.repeat, "snr_db": SNR_DB}
-    for case in CASES:
+    kept = {}
+    if options.output and os.path.exists(options.output):
+        with open(options.output) as file: kept = {case: value for case, value in json.load(file).items() if case in CASES}
+    results = {"batch": options.batch, "snr_db": SNR_DB} | kept
+    for case in options.cases:
         results[case] = {}
         for name, python in (("mimo_jax", sys.executable), ("sionna", options.peer)):
             command = [python, __file__, "--side", name, case, "--batch", str(options.batch), "--repeat", str(options.repeat)]

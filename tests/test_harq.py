@@ -46,7 +46,7 @@ def test_versions_fill_the_buffer():
 
 
 @pytest.mark.parametrize("wrong, told", [
-    (lambda: harq.Harq(0), "1 to 16"), (lambda: harq.Harq(17), "1 to 16"), (lambda: harq.Harq(combining="none"), "'chase'"),
+    (lambda: harq.Harq(0), "1 to 16"), (lambda: harq.Harq(17), "1 to 16.*38.214 clause 6.1.2.1"), (lambda: harq.Harq(combining="none"), "'chase'"),
     (lambda: harq.Harq(channel="old"), "'new' or 'same'"),
 ])
 def test_bad_input_is_named(wrong, told):

@@ -34,9 +34,10 @@ class Harq:
 
     def __post_init__(self):
         if not 1 <= self.transmissions <= MOST_TRANSMISSIONS:
-            raise ValueError(f"transmissions={self.transmissions}: need 1 to {MOST_TRANSMISSIONS}")
+            raise ValueError(f"transmissions={self.transmissions}: need 1 to {MOST_TRANSMISSIONS}, as repetitions in 38.214 clause 6.1.2.1")
         if self.combining not in ("incremental", "chase") or self.channel not in ("new", "same"):
-            raise ValueError(f"combining={self.combining!r}, channel={self.channel!r}: need 'incremental' or 'chase', 'new' or 'same'")
+            rule = "need 'incremental' (the order of 38.214 clause 6.1.2.1) or 'chase' (RV 0); 'new' or 'same'"
+            raise ValueError(f"combining={self.combining!r}, channel={self.channel!r}: {rule}")
 
     @property
     def versions(self) -> tuple[int, ...]:

@@ -280,7 +280,7 @@ def _check(llr: Float[ArrayLike, "..."], decoder: Decoder, iterations: Int[Array
     if jnp.ndim(llr) == 0 or jnp.shape(llr)[-1] != length:
         raise ValueError(f"LLRs of shape {jnp.shape(llr)}: 38.212 clause 5.3.2 has N = {length} bits in this code word (rate_dematch makes them)")
     if known and jnp.isnan(jnp.asarray(llr)).any():
-        raise ValueError("LLRs hold not-a-numbers: 38.212 decoding needs numbers or infinities; look for a noise variance of zero")
+        raise ValueError("LLRs hold not-a-numbers: a code of 38.212 clause 5.3.2 is decoded from -inf ... inf; look for a noise variance of zero")
     if not isinstance(iterations, Tracer) and int(np.asarray(iterations)) < 1:
         raise ValueError(f"iterations={iterations}: at least 1")
     return jnp.asarray(llr, jnp.float32)

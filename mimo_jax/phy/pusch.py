@@ -266,11 +266,11 @@ class Link:
         fixed = self.channel.shape[0] if isinstance(self.channel, DelayLine) else self.pusch.ports if self.channel == "awgn" else 0
         object.__setattr__(self, "antennas", self.antennas or fixed or self.pusch.ports)
         if fixed and self.antennas != fixed:
-            raise ValueError(f"antennas={self.antennas}: this channel ends in {fixed}; leave it at 0")
+            raise ValueError(f"antennas={self.antennas}: this channel ends in {fixed} (38.211, 6.3.1.5; TR 38.901, 7.7); leave it at 0")
         if isinstance(self.channel, DelayLine) and self.channel.shape[1] != self.pusch.ports:
-            raise ValueError(f"the channel's user has {self.channel.shape[1]} antennas, PUSCH {self.pusch.ports} ports: make them equal")
+            raise ValueError(f"the channel's user has {self.channel.shape[1]} antennas, PUSCH {self.pusch.ports} ports: need equal (38.211, 6.3.1.5)")
         if not isinstance(self.channel, DelayLine) and self.channel not in ("awgn", "rayleigh"):
-            raise ValueError(f"channel={self.channel!r}: need 'awgn', 'rayleigh' or a DelayLine")
+            raise ValueError(f"channel={self.channel!r}: need 'awgn', 'rayleigh' or a DelayLine (TR 38.901, 7.7)")
         if self.knowledge not in ("perfect", "ls", "lmmse") or self.detector not in ("lmmse", "zf", "ml") or self.iterations < 1:
             rule = "need 'perfect', 'ls' or 'lmmse'; 'lmmse', 'zf' or 'ml'; and at least one iteration"
             raise ValueError(f"knowledge={self.knowledge!r}, detector={self.detector!r}, iterations={self.iterations}: {rule}")
@@ -346,8 +346,10 @@ def dematch(
     pusch: Pusch,  # configuration
     rv: Int[ArrayLike, ""] = 0,  # redundancy version, may be traced
 ) -> Float[Array, "*batch block code"]:
-    "Soft buffers of the code blocks; those of several transmissions add up."
+    "Soft buffers of the code blocks; those of several transmissions add up. Raises `ValueError` for LLRs of another length."
     code, m, parts, first = pusch.segmentation.code, pusch.scheme.bits_per_symbol, [], 0
+    if llr.shape[-1] != pusch.coded_bits:
+        raise ValueError(f"{llr.shape[-1]} LLRs: this PUSCH has G = {pusch.coded_bits} coded bits (38.212, 6.2.5 and 6.2.6)")
     for length, which in _runs(pusch):
         last = first + length * (which.stop - which.start)
         blocks = llr[..., first:last].reshape(*llr.shape[:-1], -1, length)
