@@ -89,7 +89,7 @@ def keras_layers(path: Path) -> list[Layer]:
         raise FileNotFoundError(f"no Keras weights at {path}")
     try:
         with h5py.File(path, "r") as file:
-            root = file["model_weights"] if "model_weights" in file else file
+            root: Any = file["model_weights"] if "model_weights" in file else file
             names = [[_text(w) for w in root[_text(n)].attrs["weight_names"]] for n in root.attrs["layer_names"]]
             arrays = [[np.asarray(root[_text(n)][w]) for w in ws] for n, ws in zip(root.attrs["layer_names"], names, strict=True)]
     except (OSError, KeyError) as wrong:

@@ -33,7 +33,7 @@ def cluster(
     some = w[w != 0] if keep_zeros else w.ravel()
     counts, edges = np.histogram(some, 4096)
     middle = (edges[1:] + edges[:-1])[:, None] / 2
-    means = KMeans(clusters - keep_zeros, init="k-means++", n_init=1, random_state=seed).fit(middle, sample_weight=counts).cluster_centers_[:, 0]
+    means = KMeans(clusters - keep_zeros, init="k-means++", n_init="auto", random_state=seed).fit(middle, sample_weight=counts).cluster_centers_[:, 0]
     means = np.sort(np.r_[means, 0.0] if keep_zeros else means)
     members = np.searchsorted((means[1:] + means[:-1]) / 2, w)
     if keep_zeros:

@@ -66,7 +66,7 @@ def _patches(x, rows: int, columns: int):
 
 def _shifted_sum(products, rows: int, columns: int):
     "Sum of one block of features per tap, each shifted to where its tap points."
-    zero, total = jnp.zeros((), products.dtype), 0.0
+    zero = total = jnp.zeros((), products.dtype)
     for k, part in enumerate(jnp.split(products, rows * columns, -1)):
         i, j = rows // 2 - k // columns, columns // 2 - k % columns
         total += jax.lax.pad(part, zero, ((0, 0, 0), (i, -i, 0), (j, -j, 0), (0, 0, 0)))

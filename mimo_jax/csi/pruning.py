@@ -64,7 +64,8 @@ def mask(
     scores = _arranged(energy, shape, group)
     rank = jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)
     kept = rank >= jnp.round(sparsity * scores.shape[1])
-    return _spread(kept, kernel.shape, shape, group)
+    inputs, outputs = kernel.shape
+    return _spread(kept, (inputs, outputs), shape, group)
 
 # %% ../../nbs/02_csi_compression/04_pruning.ipynb #e1888f6d
 def _product(layer, x) -> Float[Array, "batch output"]:
@@ -137,11 +138,11 @@ def prune(
         return PruneState(jnp.zeros((), jnp.int32), jnp.asarray(sparsity, jnp.float32), _masks(params, lambda name, p: jnp.ones(p.shape, bool)))
 
     def update(updates, state: Any, params: Any = None):
-        moved = optax.apply_updates(params, updates)
+        moved: Any = optax.apply_updates(params, updates)
         now = state.sparsity * (1 - (1 - jnp.minimum((state.count + 1) / steps, 1.0)) ** 3)
         due = ((state.count + 1) % every == 0) & (state.count < steps + every) | (state.count + 1 == steps)
         masks = jax.lax.cond(due, lambda: _masks(moved, lambda name, p: mask(p, now, shape, group, (strengths or {}).get(name))), lambda: state.masks)
-        kept = jax.tree.map(lambda u, w, m: jnp.where(m, u, -w) if m.ndim else u, updates, params, masks)
+        kept: Any = jax.tree.map(lambda u, w, m: jnp.where(m, u, -w) if m.ndim else u, updates, params, masks)
         for name, mean in (means or {}).items():
             gone = jnp.where(masks[name]["kernel"][...], 0, moved[name]["kernel"][...])
             kept[name]["bias"][...] = kept[name]["bias"][...] + mean @ gone
