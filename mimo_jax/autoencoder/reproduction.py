@@ -96,8 +96,9 @@ def _grid(low: float, high: float, step: float = 1.0) -> tuple[float, ...]:
 
 
 ALL_BITS = (("csi", "both"),)
-RAYLEIGH = {"channel": "rayleigh", "antennas": 2, "bits": 2, "train_db": 12.0, "snrs_db": _grid(0.0, 24.0, 2.0)}
-RAYLEIGH |= {"seeds": 1, "widen": 1.5, "longer": 2.0}
+RAYLEIGH = {
+    "channel": "rayleigh", "antennas": 2, "bits": 2, "train_db": 12.0, "snrs_db": _grid(0.0, 24.0, 2.0), "seeds": 1, "widen": 1.5, "longer": 2.0,
+}
 QAM16 = {"channel": "awgn", "antennas": 2, "bits": 4, "snrs_db": _grid(4.0, 20.0), "longer": 1.5}
 CASES = {
     "awgn": Case("awgn", 2, 2, 8.0, _grid(0.0, 14.0), KINDS, ("ml",)),
