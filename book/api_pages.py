@@ -56,11 +56,32 @@ def module_page(module: str, source: str, exports: list[docments.Export], link) 
     page = re.search(r"File to edit: (?:\.\./)*(nbs/.+)\.ipynb", source)
     where = f"\n\nTold on the page {{doc}}`/{page[1]}`." if page else ""
     notes = docments.comments(source)
-    parts = [entry(e.node, notes, text) for e in exports]
+    known = imported(source, module) | {e.node.name: f"{module}.{e.node.name}" for e in exports if isinstance(e.node, ast.ClassDef)}
+    parts = [entry(e.node, notes, text, known) for e in exports]
     return f"# {module.partition('.')[2] or module}\n\n```{{py:module}} {module}\n```\n\n{told(source, text)}{where}\n\n" + "\n\n".join(parts) + "\n"
 
 
-def entry(node: ast.AST, notes: dict, text, kind: str = "function") -> str:
+def imported(source: str, module: str) -> dict[str, str]:
+    "Names that a module imports from the package, by where they are from: chapters may call different things by one name."
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            origin = ".".join([*module.split(".")[: -node.level], *filter(None, [node.module])])
+            found |= {alias.asname or alias.name: f"{origin}.{alias.name}" for alias in node.names}
+    return found
+
+
+class Qualified(ast.NodeTransformer):
+    "Writes names out in full."
+
+    def __init__(self, known: dict[str, str]):
+        self.known = known
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(self.known.get(node.id, node.id))
+
+
+def entry(node: ast.AST, notes: dict, text, known: dict[str, str], kind: str = "function") -> str:
     "One function, class or constant with docstring and parameters; a class with its public methods."
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         value = f":value: {ast.unparse(node.value)[:200]}\n\n" if node.value else ""
@@ -71,11 +92,12 @@ def entry(node: ast.AST, notes: dict, text, kind: str = "function") -> str:
     if with_table:
         inner.append(docments.as_table("field" if isinstance(node, ast.ClassDef) else "parameter", rows, text))
     if isinstance(node, ast.ClassDef):
-        inner += [entry(method, notes, text, "method") for method in methods(node)]
+        inner += [entry(method, notes, text, known, "method") for method in methods(node)]
     if kind == "method" and any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
-        return fenced("property", node.name, (f":type: {docments.as_written(node.returns)}\n\n" if node.returns else "") + "\n\n".join(inner))
+        returns = Qualified(known).visit(copy.deepcopy(node.returns)) if node.returns else None
+        return fenced("property", node.name, (f":type: {docments.as_written(returns)}\n\n" if returns else "") + "\n\n".join(inner))
     kind = "class" if isinstance(node, ast.ClassDef) else kind
-    return fenced(kind, signature(node, with_table), "\n\n".join(inner))
+    return fenced(kind, signature(node, with_table, known), "\n\n".join(inner))
 
 
 def methods(node: ast.ClassDef) -> list[ast.AST]:
@@ -84,7 +106,7 @@ def methods(node: ast.ClassDef) -> list[ast.AST]:
     return [f for f in found if f.name in CALLED or not f.name.startswith("_")]
 
 
-def signature(node: ast.AST, told: bool) -> str:
+def signature(node: ast.AST, told: bool, known: dict[str, str]) -> str:
     "Name and parameters; with types only where no table tells them."
     if isinstance(node, ast.ClassDef):
         fields = [f for f in node.body if isinstance(f, ast.AnnAssign)]
@@ -92,9 +114,9 @@ def signature(node: ast.AST, told: bool) -> str:
         return f"{node.name}({', '.join(shown)})" if fields else node.name
     args = copy.deepcopy(node.args)
     for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]:
-        if arg and told:
-            arg.annotation = None
-    back = f" -> {ast.unparse(node.returns)}" if node.returns and not told else ""
+        if arg and arg.annotation:
+            arg.annotation = None if told else Qualified(known).visit(arg.annotation)
+    back = f" -> {ast.unparse(Qualified(known).visit(copy.deepcopy(node.returns)))}" if node.returns and not told else ""
     return f"{node.name}({re.sub('^(self|cls)(, )?', '', ast.unparse(args))}){back}"
 
 
