@@ -89,21 +89,20 @@ def test_dematching_is_the_transpose_of_matching(transmission):
 def _few_codes():
     "Small codes of both graphs, of random sizes, and the rows that their decoders use: the more rows, the longer it compiles."
     rng, codes = np.random.default_rng(6), []
-    for base_graph, Z, rows in ((1, 2, 14), (1, 3, 7), (1, 7, 6), (2, 5, 42), (2, 9, 9), (2, 11, 8), (2, 26, 7)):
+    for base_graph, Z, rows in ((1, 2, 7), (1, 3, 7), (1, 7, 6), (2, 5, 9), (2, 9, 9), (2, 11, 8), (2, 26, 7)):
         most = Z * (22 if base_graph == 1 else 10)
         codes.append((Code(int(rng.integers(most - Z, most + 1)), base_graph, Z), rows))
     return codes
 
 
 @pytest.mark.parametrize("code, rows", _few_codes())
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(length=st.floats(0, 1), buffer=st.one_of(st.none(), st.floats(0, 1)), m=st.sampled_from([1, 2, 4, 6, 8, 10]),
        versions=st.sampled_from([(0,), (0, 1), (0, 2), (0, 3), (0, 2, 3, 1)]), seed=st.integers(0, 2**31 - 1))
 def test_noiseless_blocks_come_back(code, rows, length, buffer, m, versions, seed):
-    "Any transmission of up to 0.9 information bits a coded bit, alone or after others, within the decoder's rows or twice around the buffer."
+    "Any transmission of up to 0.9 information bits a coded bit, alone or after others, up to twice around the buffer; a few rows suffice."
     least = int(code.k / 0.9) + 1
-    most = 2 * code.length if rows == len(code.rows) else code.k + (rows - 2) * code.Z
-    n = m * round(-(-least // m) + length * max(0, most // m - -(-least // m)))
+    n = m * round(-(-least // m) + length * (2 * code.length // m - -(-least // m)))
     n_ref = None if buffer is None else round(least + code.fillers + buffer * (code.length - least - code.fillers))
     bits = np.random.default_rng(seed).integers(2, size=(3, code.k), dtype=np.uint8)
     word = encode(bits, code)
