@@ -87,20 +87,26 @@ def configurations(draw):
 @given(arguments=configurations(), seed=st.integers(0, 99), rv=st.integers(1, 3))
 @settings(max_examples=3, deadline=None, derandomize=True)  # each compiles an encoder and a decoder
 def test_any_configuration_delivers(arguments, seed, rv):
-    "Without noise: soft bits are the coded bits, soft buffers have the signs of the mother code words, two versions decode to the transport block."
+    "Without noise: soft bits are the coded bits, soft buffers have the signs of the mother code words, their sum decodes to the transport block."
     chosen, pilots, prb, limited = arguments
     config = pusch.Pusch(Carrier(prb, 15), *chosen, dmrs=Dmrs(*pilots), limited_buffer=limited)
     link = pusch.Link(config, "rayleigh", antennas=12, knowledge="ls")
-    bits = random_bits(jax.random.key(seed), (config.payload,))
-    words, H, buffers = pusch.encode(bits, config), pusch.draw_channel(jax.random.key(seed + 1), link), 0
-    for version in (0, rv):
-        coded = pusch.match(words, config, version)
+    bits = np.random.default_rng(seed).integers(2, size=config.payload, dtype=np.uint8)
+
+    @jax.jit
+    def heard(words, version):
+        coded, H = pusch.match(words, config, version), pusch.draw_channel(jax.random.key(seed + 1), link)
         y = pusch.apply_channel(H, pusch.precode(pusch.to_grid(coded, config), pusch.precoder(config)))
         llr = pusch.soft_bits(y, pusch.estimate(y, H, 1e-4, link), 1e-4, config)
+        return coded, llr, pusch.dematch(llr, config, version)
+
+    words, buffers = np.asarray(jax.jit(partial(pusch.encode, pusch=config))(bits)), 0
+    for version in (0, rv):
+        coded, llr, buffer = map(np.asarray, heard(words, jnp.asarray(version)))
         np.testing.assert_array_equal(llr > 0, coded == 1)
-        buffers = buffers + pusch.dematch(llr, config, version)
+        buffers = buffers + buffer
     np.testing.assert_array_equal((buffers > 0)[buffers != 0], (words == 1)[buffers != 0])
-    back = pusch.decode_blocks(buffers, config, rvs=(0, rv))
+    back = jax.jit(partial(pusch.decode_blocks, pusch=config))(buffers)  # with the rows that the first version reaches: fewer to compile
     np.testing.assert_array_equal(back.bits, bits)
     assert bool(back.ok)
 
@@ -113,23 +119,24 @@ def test_detectors_agree_on_one_stream(detector):
     H = jax.random.normal(jax.random.key(1), (1, 12, 2, 1), jnp.complex64)
     y = pusch.apply_channel(H, pusch.transmit(bits, config)) + 0.3 * jax.random.normal(jax.random.key(2), (2, 14, 12), jnp.complex64)
     found = dmrs.Estimated(H, jnp.zeros((1, 1, 1)))
-    expected = pusch.soft_bits(y, found, 0.09, config, "lmmse")
-    np.testing.assert_allclose(pusch.soft_bits(y, found, 0.09, config, detector), expected, rtol=1e-3, atol=1e-3)
+    detect = jax.jit(partial(pusch.soft_bits, pusch=config), static_argnames="detector")
+    expected = detect(y, found, 0.09, detector="lmmse")
+    np.testing.assert_allclose(detect(y, found, 0.09, detector=detector), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("channel", ["awgn", "rayleigh"])
 def test_gradient_from_soft_bits_to_channel(channel):
     link = pusch.Link(pusch.Pusch(Carrier(2), 10), channel, knowledge="ls")
     config = link.pusch
-    bits = random_bits(jax.random.key(0), (config.payload,))
-    coded, H = pusch.match(pusch.encode(bits, config), config), pusch.draw_channel(jax.random.key(1), link)
+    bits = np.random.default_rng(0).integers(2, size=config.payload, dtype=np.uint8)
+    coded, H = jax.jit(lambda b: (pusch.match(pusch.encode(b, config), config), pusch.draw_channel(jax.random.key(1), link)))(bits)
 
     def loss(x):
         y = pusch.apply_channel(H, x) + 0.1 * jax.random.normal(jax.random.key(2), (2, 14, 24), jnp.complex64)
         llr = pusch.soft_bits(y, pusch.estimate(y, H, 0.01, link), 0.01, config)
         return jnp.mean(jax.nn.softplus(jnp.where(coded == 1, -llr, llr)))
 
-    slope = jax.grad(loss)(pusch.transmit(bits, config))
+    slope = jax.jit(jax.grad(loss))(pusch.to_grid(coded, config))
     assert bool(jnp.isfinite(slope).all()) and float(jnp.abs(slope).max()) > 0
 
 
@@ -137,17 +144,21 @@ def test_gradient_from_decoded_bits_to_channel_input():
     "From the loss of the decoded information bits through decoder, detector, channel estimate and CDL to the transmitted grid."
     line = DelayLine("cdl-c", ue=Antennas(), bs=Antennas(2), speed_m_s=10.0)
     link = pusch.Link(pusch.Pusch(Carrier(1), 9, layers=1), line, knowledge="lmmse")
-    config, bits = link.pusch, random_bits(jax.random.key(0), (link.pusch.payload,))
-    sent, H = ldpc.segment(bits, config.segmentation), pusch.draw_channel(jax.random.key(1), link)
+    config = link.pusch
+    bits = np.random.default_rng(0).integers(2, size=config.payload, dtype=np.uint8)
+    noise, H = jax.jit(lambda key: (2.0 * jax.random.normal(key, (2, 14, 12), jnp.complex64), pusch.draw_channel(key, link)))(jax.random.key(1))
 
     def loss(x):
-        y = pusch.apply_channel(H, x) + 2.0 * jax.random.normal(jax.random.key(2), (2, 14, 12), jnp.complex64)
+        y = pusch.apply_channel(H, x) + noise
         llr = pusch.soft_bits(y, pusch.estimate(y, H, 4.0, link), 4.0, config)
         back = pusch.decode_blocks(pusch.dematch(llr, config), config, 2, differentiable=True)
-        return jnp.mean(jax.nn.softplus(jnp.where(sent == 1, -back.llr, back.llr)))
+        return jnp.mean(jax.nn.softplus(jnp.where(bits == 1, -back.llr[0, : len(bits)], back.llr[0, : len(bits)])))
 
-    slope = jax.jit(jax.grad(loss))(pusch.transmit(bits, config))
+    slope = jax.jit(jax.grad(loss))(jax.jit(partial(pusch.transmit, pusch=config))(bits))
     assert bool(jnp.isfinite(slope).all()) and float(jnp.mean(jnp.abs(slope) > 0)) > 0.5
+
+
+SMALL = pusch.Pusch(Carrier(1), 9, layers=1)
 
 
 @pytest.mark.parametrize("wrong, told", [
@@ -159,7 +170,10 @@ def test_gradient_from_decoded_bits_to_channel_input():
     (lambda: pusch.Pusch(layers=2, dmrs=Dmrs(ports=(0,))), "one DMRS port for each of 2 layers"),
     (lambda: pusch.Pusch(overhead=5), "0, 6, 12 and 18"),
     (lambda: pusch.Link(channel="cdl-c"), "'awgn', 'rayleigh' or a DelayLine"),
-    (lambda: pusch.Link(antennas=3), "ends in 2"),
+    (lambda: pusch.Link(antennas=3), "ends in 2"), (lambda: pusch.dematch(jnp.zeros(7), pusch.Pusch()), "7 LLRs.*G = 63648.*38.212"),
+    (lambda: pusch.transmit(jnp.zeros(7, jnp.uint8), pusch.Pusch()), "30216.*38.212 clause 5.2.2"),
+    (lambda: pusch.decode_blocks(jnp.zeros((1, 7)), pusch.Pusch()), "38.212 clause 5.3.2"),
+    (lambda: pusch.decode_blocks(jnp.full((1, SMALL.segmentation.code.length), jnp.nan), SMALL), "not-a-numbers.*38.212 clause 5.3.2"),
     (lambda: pusch.Link(knowledge="genie"), "'perfect', 'ls' or 'lmmse'"),
 ])
 def test_bad_input_is_named(wrong, told):
