@@ -307,7 +307,10 @@ def fetch(
 def _unpack(file: Path, known: DataSet, archive: Archive, work: Path) -> Path:
     folder = work / archive.inside
     with naming(archive.url), tarfile.open(file) as tar:
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on; the checksum vouches for the archive
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        for name in tar.getnames():
+            if not (work / name).resolve().is_relative_to(work.resolve()):
+                raise ValueError(f"{name} would be written outside the folder of the set")
         tar.extractall(work)
         missing = [pattern for pattern in known.files if not any(folder.glob(pattern))]
         if missing:
