@@ -1,12 +1,13 @@
 """CsiNet on this processor: a training step against PyTorch's, and LiteRT files against jitted JAX, side by side in one run; prints one JSON object.
 
-    python bench/csinet.py [--peer /path/to/python] [--batch 200] [--steps 5] [--output FILE]
+    python bench/csinet.py [--peer /path/to/python] [--batch 200] [--epochs 5] [--output FILE]
 
-`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run in processes of their own, with one thread, in
-turns, on the same sizes: CsiNet at 1/4, Adam, mean square error, batch norm of the batch. ONNX Runtime is timed where this Python has jax2onnx
-and onnxruntime.
+`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run in processes of their own, bound to one core, in
+turns, on the same sizes: CsiNet at 1/4, Adam, mean square error, batch norm of the batch, epochs of shuffled images. ONNX Runtime is timed where
+this Python has onnx and onnxruntime.
 """
 import argparse
+import datetime
 import json
 import os
 import pathlib
@@ -18,8 +19,11 @@ import time
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
 
 
-def ours(batch, native=False):
-    "A function that makes one training step."
+EPOCH = 5  # steps
+
+
+def ours(batch):
+    "A function that trains for one epoch."
     import jax
     import jax.numpy as jnp
     import optax
@@ -29,21 +33,20 @@ def ours(batch, native=False):
     from mimo_jax.csi.training import State, Training, _epoch
 
     model, plan, adam = CsiNet(Architecture(), rngs=nnx.Rngs(0)), Training(batch=batch, frozen=False), optax.adam(1e-3)
-    model.set_attributes(native=native, raise_if_not_found=False)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    images, key = jax.random.uniform(jax.random.key(0), (batch, 32, 32, 2)), jax.random.key(1)
+    images, key = jax.random.uniform(jax.random.key(0), (EPOCH * batch, 32, 32, 2)), jax.random.key(1)
     state = State(params, rest, adam.init(params), None)
 
-    def step():
+    def epoch():
         nonlocal state
         state, loss = _epoch(graph, adam, plan, state, images, key)
         return float(jnp.sum(loss))
 
-    return step
+    return epoch
 
 
 def theirs(batch):
-    "The same step in PyTorch."
+    "The same in PyTorch."
     import torch
     from torch import nn
 
@@ -68,44 +71,96 @@ def theirs(batch):
                 y = nn.functional.leaky_relu(y + refine(y), 0.3)
             return torch.sigmoid(self.last(y))
 
-    net, images = Net(), torch.rand(batch, 2, 32, 32)
+    net, images = Net(), torch.rand(EPOCH * batch, 2, 32, 32)
     adam = torch.optim.Adam(net.parameters(), 1e-3)
 
-    def step():
-        adam.zero_grad()
-        loss = nn.functional.mse_loss(net(images), images)
-        loss.backward()
-        adam.step()
+    def epoch():
+        for chosen in torch.randperm(len(images)).split(batch):
+            adam.zero_grad()
+            some = images[chosen]
+            loss = nn.functional.mse_loss(net(some), some)
+            loss.backward()
+            adam.step()
         return float(loss.detach())
 
-    return step
+    return epoch
 
 
-SIDES = {"mimo_jax": ours, "mimo_jax, XLA's convolution": lambda batch: ours(batch, native=True), "pytorch": theirs}
+SIDES = {"mimo_jax": ours, "pytorch": theirs}
 
 
-def side(name, batch, steps):
+def side(name, batch, epochs):
     "One side's milliseconds of CPU per image, as one JSON object."
-    step = SIDES[name](batch)
-    step(), step()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # pools that spin would count their waiting as work
+    epoch = SIDES[name](batch)
+    epoch()
     times = []
-    for _ in range(steps):
+    for _ in range(epochs):
         start = time.process_time()
-        step()
-        times.append(1e3 * (time.process_time() - start) / batch)
+        epoch()
+        times.append(1e3 * (time.process_time() - start) / (EPOCH * batch))
     print(json.dumps({"cpu_ms_per_image": round(statistics.median(times), 4)}))
 
 
-def run_side(name, batch, steps, peer):
-    "One side in a process of its own; the last line of the error if it cannot run."
-    python = peer if name == "pytorch" else sys.executable
-    command = [python, __file__, "--side", name, "--batch", str(batch), "--steps", str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ONE_THREAD)
-    return {"absent": done.stderr.strip().splitlines()[-1]} if done.returncode else json.loads(done.stdout.strip().splitlines()[-1])
+def in_turns(batch, epochs, peer, rounds=3):
+    "Each side in processes of its own, one after the other, median over the rounds; a side that cannot run says why."
+    found = {name: [] for name in SIDES}
+    for name in rounds * list(SIDES):
+        command = [peer if name == "pytorch" else sys.executable, __file__, "--side", name, "--batch", str(batch), "--epochs", str(epochs)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ONE_THREAD)
+        found[name].append(None if done.returncode else json.loads(done.stdout.strip().splitlines()[-1])["cpu_ms_per_image"])
+        if done.returncode:
+            print(f"{name} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+    return {name: statistics.median(times) for name, times in found.items() if None not in times}
+
+
+def onnx_file(model):
+    "CsiNet as an ONNX file; images as ours come in and go out."
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, weights = [], []
+
+    def constant(value, kind=np.float32):
+        weights.append(numpy_helper.from_array(np.asarray(value, kind), f"w{len(weights)}"))
+        return weights[-1].name
+
+    def op(name, *inputs, **attributes):
+        nodes.append(helper.make_node(name, inputs, [f"t{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    def conv(x, layer):
+        return op("Conv", x, constant(np.transpose(layer.kernel[...], (3, 2, 0, 1))), constant(layer.bias[...]), pads=[1, 1, 1, 1])
+
+    def normal(x, n):
+        return op("BatchNormalization", x, *(constant(v[...]) for v in (n.scale, n.bias, n.mean, n.var)), epsilon=n.epsilon)
+
+    def dense(x, layer):
+        return op("Gemm", x, constant(layer.kernel[...]), constant(layer.bias[...]))
+
+    def leaky(x):
+        return op("LeakyRelu", x, alpha=0.3)
+
+    def refine(x, block):
+        y = leaky(normal(conv(x, block.convs[0]), block.norms[0]))
+        y = leaky(normal(conv(y, block.convs[1]), block.norms[1]))
+        return leaky(op("Add", x, normal(conv(y, block.convs[2]), block.norms[2])))
+
+    x = leaky(normal(conv(op("Transpose", "images", perm=[0, 3, 1, 2]), model.first), model.first_norm))
+    x = op("Reshape", op("Transpose", x, perm=[0, 2, 3, 1]), constant([1, -1], np.int64))
+    x = op("Reshape", dense(dense(x, model.compress), model.expand), constant([1, 32, 32, 2], np.int64))
+    x = op("Transpose", x, perm=[0, 3, 1, 2])
+    for block in model.refine:
+        x = refine(x, block)
+    last = op("Transpose", op("Sigmoid", conv(x, model.last)), perm=[0, 2, 3, 1])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 32, 32, 2]) for name in ("images", last)]
+    graph = helper.make_graph(nodes, "csinet", ends[:1], ends[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
 def inference():
-    "Microseconds (p10) of one image through the whole network, by runtime and file."
+    "Microseconds (p10) of one image through the whole network, caches hot and cold, by runtime and file."
     import jax
     import numpy as np
     from flax import nnx
@@ -117,39 +172,46 @@ def inference():
     model.eval()
     file, x = d.export_network(model), np.random.default_rng(0).uniform(0.3, 0.7, (1, 32, 32, 2)).astype(np.float32)
     jitted = jax.jit(model)
-    found = {f"LiteRT {p}": d.latency(d.invoke(d.quantise(file, p))).p10_us for p in d.PRECISIONS}
-    found |= {"jitted JAX": d.latency(lambda: jitted(x).block_until_ready()).p10_us}
+    calls = {f"LiteRT {p}": d.invoke(d.quantise(file, p)) for p in d.PRECISIONS} | {"jitted JAX": lambda: jitted(x).block_until_ready()}
+    absent = {}
     try:
-        import jax2onnx
+        import onnx  # noqa: F401
         import onnxruntime
     except ImportError as missing:
-        return {name: round(us, 1) for name, us in found.items()} | {"ONNX Runtime": f"absent: {missing}"}
-    content = jax2onnx.to_onnx(model, [(1, 32, 32, 2)]).SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(content, options)
-    feed = {session.get_inputs()[0].name: x}
-    return {name: round(us, 1) for name, us in (found | {"ONNX Runtime": d.latency(lambda: session.run(None, feed)).p10_us}).items()}
+        absent = {"ONNX Runtime float32": f"absent: {missing}; pip install 'mimo_jax[peers]'"}
+    else:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(onnx_file(model), options, providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(session.run(None, {"images": x})[0], jitted(x), atol=1e-5)
+        calls["ONNX Runtime float32"] = lambda: session.run(None, {"images": x})
+    times = {name: {"hot": d.latency(call).p10_us, "cold": d.latency(call, 60, cold_mib=96).p10_us} for name, call in calls.items()}
+    return times | absent
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--batch", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--output", type=pathlib.Path, help="write the JSON here, too")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.side == "inference":
+        return print(json.dumps(inference()))
     if arguments.side:
-        return side(arguments.side, arguments.batch, arguments.steps)
-    steps = {name: run_side(name, arguments.batch, arguments.steps, arguments.peer) for name in SIDES}
-    mine = steps["mimo_jax"].get("cpu_ms_per_image")
-    ratios = {f"{name} / mimo_jax": round(s["cpu_ms_per_image"] / mine, 2) for name, s in steps.items() if mine and "absent" not in s}
-    report = json.dumps({"batch": arguments.batch, "training": steps, "ratios": ratios, "inference_p10_us": inference()}, indent=1)
+        return side(arguments.side, arguments.batch, arguments.epochs)
+    from mimo_jax.experiment import provenance, write_whole
+
+    training = in_turns(arguments.batch, arguments.epochs, arguments.peer)
+    ratios = {f"{name} / mimo_jax": round(ms / training["mimo_jax"], 2) for name, ms in training.items()}
+    report = provenance() | {"date": f"{datetime.date.today()}", "batch": arguments.batch, "cpu_ms_per_image": training, "ratios": ratios}
+    command = [sys.executable, __file__, "--side", "inference"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD, check=True)
+    text = json.dumps(report | {"inference_us": json.loads(done.stdout.strip().splitlines()[-1])}, indent=1)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(report)
-    print(report)
+        write_whole(arguments.output, text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":
