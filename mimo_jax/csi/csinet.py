@@ -81,28 +81,41 @@ def _taps(x, kernel):
     return _shifted_sum(x @ jnp.moveaxis(kernel, 2, 0).reshape(inputs, -1), rows, columns)
 
 
+def _chunks(x):
+    "Images in chunks of at most ten, which a cache holds with all their shifted copies."
+    size = max(n for n in range(1, 11) if len(x) % n == 0)
+    return x.reshape(-1, size, *x.shape[1:])
+
+
+def _map_taps(x, kernel):
+    "The convolution, chunk by chunk."
+    y = jax.lax.map(lambda chunk: _taps(chunk, kernel), _chunks(x))
+    return y.reshape(len(x), *y.shape[2:])
+
+
 @jax.custom_vjp
 def convolve(
     x: Float[Array, "batch angle delay feature"],
     kernel: Float[Array, "row column feature output"],  # odd sizes
 ) -> Float[Array, "batch angle delay output"]:
     "Convolution with zero padding to the same size (@eq-conv)."
-    return _taps(x, kernel)
+    return _map_taps(x, kernel)
 
 
 def _forward(x, kernel):
-    return _taps(x, kernel), (x, kernel)
+    return _map_taps(x, kernel), (x, kernel)
 
 
 def _backward(saved, gradient):
     x, kernel = saved
     rows, columns, inputs, outputs = kernel.shape
-    turned = kernel[::-1, ::-1]
-    to_x = _taps(gradient, jnp.swapaxes(turned, 2, 3))
-    if inputs <= outputs:
-        return to_x, jnp.einsum("bhwi,bhwo->io", _patches(x, rows, columns), gradient).reshape(kernel.shape)
-    taps = jnp.einsum("bhwi,bhwo->io", x, _patches(gradient, rows, columns)).reshape(inputs, rows, columns, outputs)
-    return to_x, jnp.moveaxis(taps, 0, 2)[::-1, ::-1]
+    to_x = _map_taps(gradient, jnp.swapaxes(kernel[::-1, ::-1], 2, 3))
+
+    def add(total, chunk):
+        return total + jnp.einsum("bhwi,bhwo->io", chunk[0], _patches(chunk[1], rows, columns)), None
+
+    taps, _ = jax.lax.scan(add, jnp.zeros((inputs, rows * columns * outputs), x.dtype), (_chunks(x), _chunks(gradient)))
+    return to_x, jnp.moveaxis(taps.reshape(inputs, rows, columns, outputs), 0, 2)[::-1, ::-1]
 
 
 convolve.defvjp(_forward, _backward)
