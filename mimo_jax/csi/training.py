@@ -105,11 +105,11 @@ def _centre(kernel: np.ndarray) -> jax.Array:
 
 def _undo_sigmoid(block: Any, y) -> None:
     "Make a RefineNet the lifted logit of inputs like y (@eq-logit)."
-    each, c, signs = np.eye(2), np.r_[logit_fit(), -logit_fit()], np.r_[np.ones(4), -np.ones(4)]
-    widen = np.asarray(block.convs[0].kernel[1, 1]).copy()
-    widen[:, :2] = each
-    weights = [widen, np.concatenate([np.kron(each, signs), np.zeros((6, 16))]), np.kron(each, c[:, None])]
-    shifts = [np.zeros(8), np.tile(np.r_[-KNOTS, 1 - KNOTS], 2), np.full(2, LIFT - 0.5)]
+    each, c, pair = np.eye(2), np.r_[logit_fit(), -logit_fit()], np.array([[1.0, -1.0]])
+    signs, widen = np.r_[np.ones(4), -np.ones(4)], np.asarray(block.convs[0].kernel[1, 1]).copy()
+    widen[:, :4] = np.kron(each, pair)
+    weights = [widen, np.concatenate([np.kron(each, pair.T * signs / 1.3), np.zeros((4, 16))]), np.kron(each, c[:, None])]
+    shifts = [np.r_[np.tile([-0.5, 0.5], 2), np.zeros(4)], np.tile(0.5 - KNOTS, 4), np.full(2, LIFT - 0.5)]
     for conv, normalise, weight, shift in zip(block.convs, block.norms, weights, shifts, strict=True):
         conv.kernel[...], conv.bias[...] = _centre(weight), jnp.asarray(shift, jnp.float32)
         y = conv(y)
