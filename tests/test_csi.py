@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mimo_jax import csi_cli
-from mimo_jax.csi import checkpoints, deployment, pruning, quantization, training
+from mimo_jax.csi import checkpoints, clustering, deployment, pruning, quantization, training
 from mimo_jax.csi.csinet import Architecture, CsiNet
 from mimo_jax.csi.families import FAMILIES, network
 
@@ -52,6 +52,62 @@ def test_activations_keep_zero_and_stay_within_half_a_step(seed, scale):
     step = (jnp.max(x, 1, keepdims=True) - jnp.min(x, 1, keepdims=True)) / 255
     assert float(jnp.max(jnp.abs(rounded[:, 0]))) == 0
     assert bool(jnp.all(jnp.abs(rounded - x) <= 1.01 * step))  # half a step, and half of one for the zero point
+
+
+@given(code=st.integers(2, 40), family=st.sampled_from(sorted(FAMILIES)), seed=st.integers(0, 100))
+@settings(max_examples=8, deadline=None)
+def test_a_turned_codeword_changes_nothing(code, family, seed):
+    model, some = small(family, seed, code), 0.5 + 0.1 * jax.random.normal(jax.random.key(seed), (4, 8, 8, 2))
+    turned = clustering.rotated(model)
+    np.testing.assert_allclose(turned(some), model(some), atol=2e-6)
+    np.testing.assert_allclose(jnp.linalg.norm(turned.encode(some)), jnp.linalg.norm(model.encode(some)), rtol=1e-5)
+
+
+def test_gathered_codewords_are_not_turned(images):
+    model = small(code=128)
+    model.compress.kernel[...] = model.compress.kernel[...] * pruning.mask(model.compress.kernel[...], 0.5, "grouped")
+    model.compress = pruning.grouped(model.compress)
+    assert not clustering.turnable(model)
+    with pytest.raises(ValueError, match="gather"):
+        clustering.rotated(model)
+
+
+def test_feedback_rounds_to_levels_and_better_than_each_weight_alone(images):
+    rngs = np.random.default_rng(0)
+    basis = rngs.standard_normal((128, 12)).astype(np.float32)
+    some = 0.5 + 0.05 * jnp.asarray(rngs.standard_normal((400, 12)).astype(np.float32) @ basis.T).reshape(-1, 8, 8, 2)  # inputs that move together
+    model = small()
+    fed, alone = quantization.rounded(model, some), nnx.clone(model)
+    alone.compress.kernel[...] = quantization.int8_weights(alone.compress.kernel[...])
+    kernel = fed.compress.kernel[...]
+    np.testing.assert_allclose(quantization.int8_weights(kernel), kernel, atol=1e-7)
+    spread = [float(jnp.std(m.encode(some) - model.encode(some), 0).mean()) for m in (fed, alone)]
+    assert spread[0] < 0.5 * spread[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_ready_keeps_zeros_and_shared_values(images, share):
+    model = small()
+    for name in pruning.PRUNED:
+        layer = getattr(model, name)
+        layer.kernel[...] = layer.kernel[...] * pruning.mask(layer.kernel[...], share)
+    if not share:
+        model, _ = clustering.clustered(model, 8)
+    ready = quantization.ready(model, images)
+    for name in pruning.PRUNED:
+        before, after = (np.asarray(getattr(m, name).kernel[...]) for m in (model, ready))
+        assert (after[before == 0] == 0).all() if share else len(np.unique(after)) <= 8
+    assert quantization.ready(ready, images) is ready
+
+
+@pytest.mark.skipif(not deployment.deployable(), reason="needs the extra 'convert': pip install 'mimo_jax[convert]'")
+@pytest.mark.parametrize("precision", ["int8_dense", "int8_large", "int8"])
+def test_a_file_computes_what_its_emulation_says(images, precision):
+    emulated = quantization.at_precision(small(), precision, images)
+    plain = quantization.exact(emulated)
+    file = deployment.quantise(deployment.export_network(plain), precision)
+    found, said, exact = deployment.Runner(file)(np.asarray(images)), emulated(images), plain(images)
+    assert float(jnp.std(found - said)) < 0.25 * float(jnp.std(said - exact)) + 1e-6
 
 
 @pytest.mark.parametrize("family", FAMILIES)
