@@ -9,6 +9,7 @@ __all__ = ['PRESETS', 'Report', 'Point', 'SCHEMA', 'PACKAGES', 'RULES', 'REPRODU
 
 # %% ../nbs/00_foundations/02_experiments.ipynb #2c5f7fce
 import datetime
+import hashlib
 import importlib.metadata
 import importlib.resources
 import json
@@ -112,10 +113,17 @@ def provenance() -> dict:
     return {"versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}, "machine": machine}
 
 
+def _code(chapter: str) -> str:
+    "A digest of the modules of a chapter: points of two versions of its code do not belong in one file."
+    modules = sorted(Path(str(importlib.resources.files("mimo_jax"))).glob(f"{chapter}/*.py"))
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()[:12]
+
+
 def _identity(experiment: Experiment, preset: str, seed: int) -> dict:
     "What a partial file must agree on to be resumed, as it looks after a trip through JSON."
-    run = {"schema": SCHEMA, "chapter": experiment.chapter, "preset": preset, "seed": seed, "version": importlib.metadata.version("mimo_jax")}
-    return json.loads(json.dumps(run | {"config": asdict(experiment.configuration(preset))}))
+    version = {"version": importlib.metadata.version("mimo_jax"), "code": _code(experiment.chapter)}
+    run = {"schema": SCHEMA, "chapter": experiment.chapter, "preset": preset, "seed": seed}
+    return json.loads(json.dumps(run | version | {"config": asdict(experiment.configuration(preset))}))
 
 
 def _finished(partial: Path, identity: dict) -> dict:
