@@ -8,6 +8,7 @@ __all__ = ['app', 'AsJson', 'Environment', 'Samples', 'Official', 'Seed', 'Netwo
 
 # %% ../nbs/90_command_line/12_csi_commands.ipynb #325be835
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,21 +53,23 @@ def train(
     ratio: Annotated[str, typer.Option(help="Compression ratio: 1/4, 1/16, 1/32 or 1/64.")] = "1/4",
     start: Annotated[str, typer.Option(help="linear (the best linear code; csinet only), banded (one per band of angles), or random.")] = "linear",
     bands: Annotated[int, typer.Option(help="Bands of angles of a banded start.", min=1)] = 8,
-    epochs: Annotated[int, typer.Option(min=0)] = 2,
+    epochs: Annotated[int | None, typer.Option(help="[default: 2 from a linear code at 1/4, 8 otherwise]", min=0, show_default=False)] = None,
     batch: Annotated[int, typer.Option(help="Images per step.")] = 100,
-    learning_rate: Annotated[float, typer.Option(help="Adam's, at its peak.")] = 3e-5,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's, at its peak. [default: 3e-5 from a linear code at 1/4, 3e-3 otherwise]", show_default=False)] = None,
     environment: Environment = "indoor", samples: Samples = 8000, official: Official = False, seed: Seed = 0, as_json: AsJson = False,
 ) -> None:
     "Train a network; a run that was interrupted goes on where it was."
     import jax
 
-    from mimo_jax.csi import checkpoints, training as t
+    from mimo_jax.csi import checkpoints, reproduction as r, training as t
 
     c = _channels(environment, samples, official, seed)
     model = _begin(family, ratio, start, bands, seed, c)
     memory = out.with_name(out.name + ".resume")
+    usual = r.Sizes().deep if start == "random" else r.Sizes().plan(model.architecture)
+    epochs, rate = usual.epochs if epochs is None else epochs, usual.learning_rate if learning_rate is None else learning_rate
     if epochs:
-        plan = t.Training(epochs, batch, learning_rate, frozen=start != "random")
+        plan = replace(usual, epochs=epochs, batch=batch, learning_rate=rate)
         model, _ = t.fit(model, plan, c.train, c.val, jax.random.key(seed), memory=memory)
     step = {"command": "train", "start": start, "epochs": epochs, "environment": environment, "samples": samples, "seed": seed}
     checkpoints.save_network(out, model, [step])

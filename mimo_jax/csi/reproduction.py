@@ -58,6 +58,10 @@ class Sizes:
         if min(self.train, self.val, self.test, self.calls) < 1 or 0 not in self.sparsities:
             raise ValueError(f"train={self.train}, val={self.val}, test={self.test}, calls={self.calls}: each at least 1; sparsities must hold 0")
 
+    def plan(self, architecture: Architecture) -> Training:
+        "How an uncompressed network is trained: the shorter its codeword, the more there is to win over the linear code."
+        return self.deep if 8 * architecture.code <= architecture.values else self.base
+
 
 FAST = Training(epochs=1, learning_rate=3e-5)
 SHORT = replace(FAST, batch=50)
@@ -109,8 +113,7 @@ def base(sizes: Sizes, seed: int, environment: str, ratio: str) -> Network:
     model = CsiNet(Architecture(RATIOS[ratio]), rngs=nnx.Rngs(seed))
     if sizes.linear_start:
         start_linear(model, c.train, _axes(sizes, seed, environment))
-    plan = sizes.deep if 8 * RATIOS[ratio] <= model.architecture.values else sizes.base
-    return fit(model, plan, c.train, c.val, jax.random.key(seed))[0]
+    return fit(model, sizes.plan(model.architecture), c.train, c.val, jax.random.key(seed))[0]
 
 # %% ../../nbs/02_csi_compression/09_experiment.ipynb #65e7f306
 MEASURED_ON_FILES = (*Size._fields, *Latency._fields, "cold_p10_us", "cold_median_us")
@@ -220,10 +223,11 @@ def _shape(sizes: Sizes, seed: int, shape: str, percent: float, report) -> dict:
 
 
 def _bands(sizes: Sizes, seed: int, percent: float, report) -> dict:
-    "Block-diagonal dense layers, one block per band of angles, indoor at 1/4, as they start: no training."
+    "Block-diagonal dense layers, one block per band of angles, indoor at 1/4, trained as the dense network is."
     c = channels(sizes, seed, "indoor")
     bands = round(1 / (1 - percent / 100))
-    model = start_banded(CsiNet(Architecture(RATIOS[sizes.ratios[0]]), rngs=nnx.Rngs(seed)), c.train, bands)
+    start = start_banded(CsiNet(Architecture(RATIOS[sizes.ratios[0]]), rngs=nnx.Rngs(seed)), c.train, bands)
+    model = fit(start, sizes.plan(start.architecture), c.train, c.val, jax.random.key(seed))[0]
     return {p: row(model, p, c, sizes.calls) for p in ("float32", "int8_dense", INT8, "int8")}
 
 
