@@ -55,7 +55,7 @@ def train(
     bands: Annotated[int, typer.Option(help="Bands of angles of a banded start.", min=1)] = 8,
     epochs: Annotated[int | None, typer.Option(help="[default: 2 from a linear code at 1/4, 8 otherwise]", min=0, show_default=False)] = None,
     batch: Annotated[int, typer.Option(help="Images per step.")] = 100,
-    learning_rate: Annotated[float | None, typer.Option(help="Adam's, at its peak. [default: 3e-5 from a linear code at 1/4, 3e-3 otherwise]", show_default=False)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 3e-5 from a linear code at 1/4, 3e-3 otherwise]", show_default=False)] = None,
     environment: Environment = "indoor", samples: Samples = 8000, official: Official = False, seed: Seed = 0, as_json: AsJson = False,
 ) -> None:
     "Train a network; a run that was interrupted goes on where it was."
