@@ -279,6 +279,14 @@ def _kernels(sizes: Sizes, seed: int, percent: float, report) -> dict:
     return made
 
 
+def _alone(point: Point, report) -> dict:
+    "A point that lets go of its programs: those of thirty points are more than a process may map."
+    try:
+        return point(report)
+    finally:
+        jax.clear_caches()
+
+
 def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     "Every point of the chapter, in order."
     cells = {f"{e}/{r}": partial(_cell, sizes, seed, e, r) for e in ENVIRONMENTS for r in sizes.ratios}
@@ -289,7 +297,8 @@ def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     shapes = {f"shape/{shape}/{p:g}": partial(_shape, sizes, seed, shape, p) for shape in SHAPES for p in sizes.shapes if p == 75}
     bands = {f"bands/{p:g}": partial(_bands, sizes, seed, p) for p in sizes.shapes}
     aware = {"aware": partial(_aware, sizes, seed)}
-    return {"linear/indoor": linear["linear/indoor"]} | indoor | sweep | bands | aware | shapes | linear | cells | kernels
+    everything = {"linear/indoor": linear["linear/indoor"]} | indoor | sweep | bands | aware | shapes | linear | cells | kernels
+    return {name: partial(_alone, point) for name, point in everything.items()}
 
 # %% ../../nbs/02_csi_compression/09_experiment.ipynb #b6d2f54e
 TABLES = {"1": ("original", "quantized", "pruned", "clustered"), "2": ("quantized_pruned", "quantized_clustered")}
