@@ -259,7 +259,7 @@ def _kernels(sizes: Sizes, seed: int, percent: float, report) -> dict:
 
     if percent == 0:
         files("dense", layer)
-        files("dense split", Split(layer, some), ("int8",))
+        files("dense split", Split(layer, jnp.asarray(some)), ("int8",))
         return made
     share, bands = percent / 100, round(1 / (1 - percent / 100))
     layer.kernel[...] = kernel * mask(kernel, share)
@@ -275,7 +275,7 @@ def _kernels(sizes: Sizes, seed: int, percent: float, report) -> dict:
     rows = np.arange(2048).reshape(bands, -1)
     banded = GroupedDense(rows, kernel[: 2048 // bands].reshape(2048 // bands, bands, -1).swapaxes(0, 1), layer.bias[...])
     files("bands", banded)
-    files("bands split", Split(banded, some), ("int8",))
+    files("bands split", Split(banded, jnp.asarray(some)), ("int8",))
     return made
 
 
