@@ -28,7 +28,7 @@ demo: $(VENV)/.installed-core  ## reproduce every chapter at the smoke preset an
 	$(BIN)/mimo-jax reproduce --preset smoke
 
 test: $(VENV)/.installed-dev lint  ## every test: lint, types, all notebooks, then pytest
-	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
+	for part in nbs/index.ipynb nbs/*/; do $(TEST_ENV) $(BIN)/nbdev_test --path $$part --n_workers 2 || exit 1; done  # a process per part: compiled programs add up
 	$(TEST_ENV) $(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev  ## ruff over notebooks and code, pyright over the package

@@ -2,11 +2,19 @@
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REFERENCE = pathlib.Path(os.environ.get("MIMO_JAX_REFERENCE", ROOT.parent / "shared" / "reference"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    "Compiled programs go with the module that made them: those of all modules are more than one process may map."
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
