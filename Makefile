@@ -48,7 +48,7 @@ results: $(VENV)/.installed-core  ## make results CHAPTER=autoencoder PRESET=lap
 bench: $(VENV)/.installed-core  ## speed, as ratios from one run
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
 
-pages: $(VENV)/.installed-dev  ## execute, clean and export pages: make pages PAGE=nbs/00_foundations/01_units.ipynb
+pages: $(VENV)/.installed-dev  ## execute, clean and export pages: make pages PAGE=nbs/00_core/01_units.ipynb
 	$(BIN)/python book/pages.py $(PAGE)
 
 clean:  ## remove the virtual environment and everything built

@@ -12,8 +12,8 @@ import time
 import jax
 import numpy as np
 
-from mimo_jax.phy.cost2100 import SCENARIOS, draw_channels, draw_paths
-from mimo_jax.phy.paths import CSINET_GRID
+from mimo_jax.propagation.cost2100 import SCENARIOS, draw_channels, draw_paths
+from mimo_jax.propagation.paths import CSINET_GRID
 
 
 def processor_seconds(work) -> float:

@@ -34,9 +34,9 @@ def ours(bits_and_llr, batch, options):
     import jax
     import jax.numpy as jnp
 
-    from mimo_jax.phy.ldpc import make_code
-    from mimo_jax.phy.ldpc_decoding import Decoder, _decode
-    from mimo_jax.phy.rate_matching import rate_dematch, rows_used
+    from mimo_jax.nr.ldpc import make_code
+    from mimo_jax.nr.ldpc_decoding import Decoder, _decode
+    from mimo_jax.nr.rate_matching import rate_dematch, rows_used
 
     jax.config.update("jax_enable_compilation_cache", False)
     code = make_code(K, 1)
@@ -108,8 +108,8 @@ def make_data(path, blocks):
 
     from mimo_jax.phy.channel import awgn, noise_variance
     from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
-    from mimo_jax.phy.ldpc import encode, make_code
-    from mimo_jax.phy.rate_matching import rate_match, rows_used
+    from mimo_jax.nr.ldpc import encode, make_code
+    from mimo_jax.nr.rate_matching import rate_match, rows_used
 
     code, bits = make_code(K, 1), random_bits(jax.random.key(0), (blocks, K))
     symbols = modulate(rate_match(encode(bits, code), code, N), qam(2))

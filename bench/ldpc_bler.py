@@ -1,4 +1,4 @@
-"""Block error rates of LDPC decoders against those of another implementation, point by point; makes results/foundations/ldpc_bler.json.
+"""Block error rates of LDPC decoders against those of another implementation, point by point; makes results/nr/ldpc_bler.json.
 
     python bench/ldpc_bler.py [bler_awgn.npz] [--most 4096] [--codes ACEG]       (interrupt and run again to go on)
 
@@ -22,11 +22,11 @@ import numpy as np
 from mimo_jax.experiment import provenance, read_json, write_whole
 from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
-from mimo_jax.phy.ldpc import encode, make_code
-from mimo_jax.phy.ldpc_decoding import Decoder, decode
-from mimo_jax.phy.rate_matching import rate_dematch, rate_match, rows_used
+from mimo_jax.nr.ldpc import encode, make_code
+from mimo_jax.nr.ldpc_decoding import Decoder, decode
+from mimo_jax.nr.rate_matching import rate_dematch, rate_match, rows_used
 
-TARGET = pathlib.Path(__file__).resolve().parent.parent / "results" / "foundations" / "ldpc_bler.json"
+TARGET = pathlib.Path(__file__).resolve().parent.parent / "results" / "nr" / "ldpc_bler.json"
 FLOODING = {"schedule": "flooding"}
 THEIRS = {  # the reference's four decoders, by index
     0: ("sum-product", FLOODING | {"rule": "sum-product"}),

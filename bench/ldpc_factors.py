@@ -4,7 +4,7 @@
 
 Every cell compiles a decoder (5 to 15 CPU s). All cells of a code see the same blocks, at an Es/N0 where a few in a hundred fail after 20 layered
 sweeps; messages have 32 bits.
-`FACTORS` and `OFFSET` of `mimo_jax.phy.ldpc_decoding` are what does well for all codes of about as many rows.
+`FACTORS` and `OFFSET` of `mimo_jax.nr.ldpc_decoding` are what does well for all codes of about as many rows.
 """
 import argparse
 import json
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
-from mimo_jax.phy.ldpc import encode, make_code
-from mimo_jax.phy.ldpc_decoding import Decoder, decode
-from mimo_jax.phy.rate_matching import rate_dematch, rate_match, rows_used
+from mimo_jax.nr.ldpc import encode, make_code
+from mimo_jax.nr.ldpc_decoding import Decoder, decode
+from mimo_jax.nr.rate_matching import rate_dematch, rate_match, rows_used
 
 CODES = {  # information bits, coded bits, base graph, bits per symbol, Es/N0 in dB
     "A": (100, 200, 2, 2, 2.25), "C": (1000, 2000, 2, 2, 1.4), "D": (2288, 6864, 1, 2, -1.12), "E": (7584, 15912, 1, 4, 5.9),

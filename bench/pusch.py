@@ -25,15 +25,16 @@ def ours(case, batch):
     import jax.numpy as jnp
     import numpy as np
 
-    from mimo_jax.phy import cdl, pusch
+    from mimo_jax.propagation import delay_lines
+    from mimo_jax.nr import pusch
 
     if case == "chain":
-        link = pusch.Link(pusch.Pusch(), cdl.DelayLine("cdl-c"), knowledge="ls")
+        link = pusch.Link(pusch.Pusch(), delay_lines.DelayLine("cdl-c"), knowledge="ls")
         return lambda n: int(np.sum(~pusch.simulate(jax.random.key(n), link, SNR_DB, batch).ok))
     times = jnp.arange(14) / 28e3 if case == "moving channel" else jnp.zeros(1)
-    line = cdl.DelayLine("cdl-c", speed_m_s=10.0 if case == "moving channel" else 0.0)
+    line = delay_lines.DelayLine("cdl-c", speed_m_s=10.0 if case == "moving channel" else 0.0)
     frequencies = (jnp.arange(612) - 306) * 30e3
-    draw = jax.jit(jax.vmap(lambda key: cdl.frequency_response(cdl.draw(key, line, times), frequencies)))
+    draw = jax.jit(jax.vmap(lambda key: delay_lines.frequency_response(delay_lines.draw(key, line, times), frequencies)))
     return lambda n: draw(jax.random.split(jax.random.key(n), batch)).block_until_ready() is None
 
 

@@ -7,13 +7,17 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PARTS = {  # folder: title, numbered or not
-    "00_foundations": ("Foundations", True),
-    "01_autoencoder": ("1 Memory and the bit-wise autoencoder", True),
-    "02_csi_compression": ("2 CSI compression", True),
-    "03_split_learning": ("3 Split learning", True),
-    "04_error_tolerance": ("4 Error tolerance", True),
-    "05_baseband": ("5 Baseband", True),
-    "90_command_line": ("Command line", False),
+    "00_core": ("Core", True),
+    "10_phy": ("Physical layer", True),
+    "20_propagation": ("Propagation", True),
+    "30_nr": ("5G New Radio", True),
+    "40_data": ("Data", True),
+    "51_autoencoder": ("Chapter 1: memory and the bit-wise autoencoder", True),
+    "52_csi": ("Chapter 2: compressing CSI networks", True),
+    "53_split": ("Chapter 3: split learning", True),
+    "54_tolerance": ("Chapter 4: error tolerance", True),
+    "55_baseband": ("Chapter 5: baseband", True),
+    "90_cli": ("Command line", False),
 }
 
 

@@ -127,9 +127,10 @@ def collect(app, config):
         api_pages.write(root, config.exported_names)
 
 
-def chapter(docname: str) -> tuple[int, ...]:
-    "The chapter that a page belongs to, from its folder: nbs/01_autoencoder/02_model is in chapter 1. Other pages are in none."
-    return tuple(int(number) for number in re.findall(r"^nbs/(\d+)_\w+/", docname))
+def chapter(docname: str) -> tuple[int | str, ...]:
+    "What a page's number begins with: 1 in nbs/51_autoencoder, a letter in the folders before the chapters (B in nbs/10_phy)."
+    found = re.match(r"nbs/(\d)(\d)_\w+/", docname)
+    return () if found is None else (int(found[2]) if found[1] == "5" else "ABCDE-----"[int(found[1])],)
 
 
 def number_by_chapter(collector, env):

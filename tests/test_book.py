@@ -221,7 +221,7 @@ def test_every_page_is_in_both_tables_of_contents():
 
 
 def test_contents_are_made_from_the_folders(tmp_path, monkeypatch):
-    for page in ("00_foundations/02_b", "00_foundations/01_a", "90_command_line/01_cli"):
+    for page in ("00_core/02_b", "00_core/01_a", "90_cli/01_cli"):
         (tmp_path / "nbs" / page).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "nbs" / f"{page}.ipynb").touch()
     (tmp_path / "book").mkdir()
@@ -229,8 +229,8 @@ def test_contents_are_made_from_the_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(contents, "ROOT", tmp_path)
     contents.main()
     first, second, _ = yaml.safe_load((tmp_path / "book/_toc.yml").read_text())["parts"]
-    assert first == {"caption": "Foundations", "numbered": 1, "chapters": [{"file": "nbs/00_foundations/01_a"}, {"file": "nbs/00_foundations/02_b"}]}
-    assert second == {"caption": "Command line", "chapters": [{"file": "nbs/90_command_line/01_cli"}]}
+    assert first == {"caption": "Core", "numbered": 1, "chapters": [{"file": "nbs/00_core/01_a"}, {"file": "nbs/00_core/02_b"}]}
+    assert second == {"caption": "Command line", "chapters": [{"file": "nbs/90_cli/01_cli"}]}
     made = yaml.safe_load((tmp_path / "_quarto.yml").read_text())
     assert made["bibliography"] == "b.bib" and in_quarto(made["book"]["chapters"]) == ["index", *in_toc([first, second]), "book/references"]
     (tmp_path / "nbs/77_odd").mkdir()

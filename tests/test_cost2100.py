@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import loadmat
 
-import mimo_jax.phy
-from mimo_jax.phy.cost2100 import SCENARIOS, count_law, draw_channels, tile_of_channels
-from mimo_jax.phy.csi_dataset import MatFile, create_mat, generate, mat_header, split_sizes, write_rows
-from mimo_jax.phy.csi_images import angle_profile, delay_profile, from_image, from_layout, over_frequency, rho, strongest, to_image, to_layout
-from mimo_jax.phy.paths import Grid, Paths, angular_delay, angular_frequency, carrier_phase
+import mimo_jax.propagation
+from mimo_jax.propagation.cost2100 import SCENARIOS, count_law, draw_channels, tile_of_channels
+from mimo_jax.data.csi_sets import MatFile, create_mat, generate, mat_header, split_sizes, write_rows
+from mimo_jax.propagation.images import angle_profile, delay_profile, from_image, from_layout, over_frequency, rho, strongest, to_image, to_layout
+from mimo_jax.propagation.paths import Grid, Paths, angular_delay, angular_frequency, carrier_phase
 from mimo_jax.units import db, nmse
 
-STORED = np.load(Path(mimo_jax.phy.__file__).with_name("cost2100_reference.npz"))
+STORED = np.load(Path(mimo_jax.propagation.__file__).with_name("cost2100_reference.npz"))
 
 
 def random_paths(seed, n=12, most_s=3e-6):
@@ -119,7 +119,7 @@ def test_a_set_too_large_for_the_format_is_refused_before_anything_is_written(tm
 
 
 def test_killed_and_called_again_gives_the_same_set(tmp_path):
-    call = f"from mimo_jax.phy.csi_dataset import generate; generate('indoor', 750, 3, {str(tmp_path / 'killed')!r}, chunk=50)"
+    call = f"from mimo_jax.data.csi_sets import generate; generate('indoor', 750, 3, {str(tmp_path / 'killed')!r}, chunk=50)"
     process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "XLA_FLAGS": ""})
     manifest = tmp_path / "killed" / "manifest_in.json"
     for _ in range(1200):

@@ -1,8 +1,8 @@
 "CRC and scrambling against vectors of another implementation."
 import numpy as np
 
-from mimo_jax.phy.crc import CRC_LENGTH, attach, check
-from mimo_jax.phy.scrambling import data_seed, descramble, gold, scramble
+from mimo_jax.nr.crc import CRC_LENGTH, attach, check
+from mimo_jax.nr.scrambling import data_seed, descramble, gold, scramble
 
 
 def test_crc_vectors(reference):

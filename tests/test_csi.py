@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mimo_jax import csi_cli
+from mimo_jax.cli import csi
 from mimo_jax.csi import checkpoints, clustering, deployment, pruning, quantization, training
 from mimo_jax.csi.csinet import Architecture, CsiNet
 from mimo_jax.csi.families import FAMILIES, network
@@ -242,7 +242,7 @@ def test_a_missing_engine_says_how_to_get_it():
     (["train", "--out", "x.npz", "--environment", "moon"], "moon"),
 ])
 def test_bad_input_is_refused_by_name(arguments, said):
-    result = CliRunner().invoke(csi_cli.app, [*arguments, *(["--samples", "16"] if arguments[0] != "bench" else [])])
+    result = CliRunner().invoke(csi.app, [*arguments, *(["--samples", "16"] if arguments[0] != "bench" else [])])
     assert isinstance(result.exception, (ValueError, FileNotFoundError)) and said in str(result.exception)
 
 

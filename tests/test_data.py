@@ -24,7 +24,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_jax import data, data_formats, speech
+from mimo_jax.data import sets, formats, speech
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKS = pathlib.Path(os.environ.get("MIMO_JAX_PACKS", ROOT.parent / "shared" / "data"))
@@ -94,26 +94,26 @@ def libri(folder, n=3, rate=16000):
 @pytest.mark.parametrize("write", [mat5, functools.partial(mat5, compress=False), mat73])
 def test_both_mat_formats_hold_the_same_images(write, tmp_path):
     write(tmp_path / "x.mat")
-    images = data_formats.read_csi(tmp_path / "x.mat")
+    images = formats.read_csi(tmp_path / "x.mat")
     np.testing.assert_array_equal(images, IMAGES.reshape(5, 2, 32, 32))
     assert images.dtype == np.float32 and images.flags.c_contiguous
-    np.testing.assert_array_equal(data_formats.read_csi(tmp_path / "x.mat", limit=2), images[:2])
+    np.testing.assert_array_equal(formats.read_csi(tmp_path / "x.mat", limit=2), images[:2])
 
 
 @pytest.mark.parametrize("write", [mat5, mat73])
 def test_frequency_channels_are_complex(write, tmp_path):
     H = (RNG.normal(size=(3, 4000)) + 1j * RNG.normal(size=(3, 4000))).astype(np.complex64)
     write(tmp_path / "x.mat", "HF_all", H)
-    np.testing.assert_array_equal(data_formats.read_csi_frequency(tmp_path / "x.mat"), H.reshape(3, 32, 125))
+    np.testing.assert_array_equal(formats.read_csi_frequency(tmp_path / "x.mat"), H.reshape(3, 32, 125))
     with pytest.raises(ValueError, match="x.mat: no variable 'HT'; it holds HF_all"):
-        data_formats.read_csi(tmp_path / "x.mat")
+        formats.read_csi(tmp_path / "x.mat")
 
 
 def test_blocks_of_a_large_hdf5_file_join(tmp_path):
     x = np.linspace(0, 1, 4100 * 2048, dtype=np.float32).reshape(4100, 2048)
     with h5py.File(tmp_path / "x.mat", "w") as file:
         file["HT"] = x.T
-    np.testing.assert_array_equal(data_formats.read_csi(tmp_path / "x.mat", limit=4099), x[:4099].reshape(-1, 2, 32, 32))
+    np.testing.assert_array_equal(formats.read_csi(tmp_path / "x.mat", limit=4099), x[:4099].reshape(-1, 2, 32, 32))
 
 
 @pytest.mark.parametrize("write", [mat5, mat73])
@@ -129,7 +129,7 @@ def test_blocks_of_a_large_hdf5_file_join(tmp_path):
 def test_wrong_contents_are_named(write, x, problem, tmp_path):
     write(tmp_path / "bad.mat", x=x)
     with pytest.raises(ValueError, match=problem) as refused:
-        data_formats.read_csi(tmp_path / "bad.mat")
+        formats.read_csi(tmp_path / "bad.mat")
     assert str(refused.value).startswith(f"{tmp_path / 'bad.mat'}: ") and str(refused.value).count("bad.mat") == 1
 
 
@@ -139,7 +139,7 @@ def test_wrong_contents_are_named(write, x, problem, tmp_path):
 def test_other_files_are_no_mat_files(content, tmp_path):
     (tmp_path / "bad.mat").write_bytes(content)
     with pytest.raises(ValueError, match="bad.mat: "):
-        data_formats.read_csi(tmp_path / "bad.mat")
+        formats.read_csi(tmp_path / "bad.mat")
 
 
 def test_hdf5_that_reads_another_file_is_refused(tmp_path):
@@ -158,13 +158,13 @@ def test_hdf5_that_reads_another_file_is_refused(tmp_path):
         file.create_dataset("HT", (2048, 5), "f4", external=[(str(tmp_path / "raw"), 0, IMAGES.nbytes)])
     for name in ("link", "soft", "virtual", "external"):
         with pytest.raises(ValueError, match=f"{name}.mat: no variable 'HT'"):
-            data_formats.read_csi(tmp_path / f"{name}.mat")
+            formats.read_csi(tmp_path / f"{name}.mat")
 
 
 def test_a_limit_of_nothing_is_refused(tmp_path):
     mat5(tmp_path / "x.mat")
     with pytest.raises(ValueError, match="limit=0"):
-        data_formats.read_csi(tmp_path / "x.mat", limit=0)
+        formats.read_csi(tmp_path / "x.mat", limit=0)
 
 
 # Pickles
@@ -173,12 +173,12 @@ def test_a_limit_of_nothing_is_refused(tmp_path):
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_cifar_pickles_of_several_protocols(protocol, tmp_path):
     pixels = cifar(tmp_path, protocol=protocol)
-    images, labels, names = data_formats.read_cifar100(tmp_path, "test")
+    images, labels, names = formats.read_cifar100(tmp_path, "test")
     np.testing.assert_array_equal(images[2, :, :, 1].ravel(), pixels[2, 1024:2048])
     assert images.shape == (6, 32, 32, 3) and labels.tolist() == list(range(6)) and names[99] == "f99"
-    assert len(data_formats.read_cifar100(tmp_path, "train", "coarse").names) == 20
+    assert len(formats.read_cifar100(tmp_path, "train", "coarse").names) == 20
     with pytest.raises(ValueError, match="meta: no entry 'finest_label_names'"):
-        data_formats.read_cifar100(tmp_path, "train", "finest")
+        formats.read_cifar100(tmp_path, "train", "finest")
 
 
 def test_a_pickle_as_python_2_wrote_it(tmp_path):
@@ -189,7 +189,7 @@ def test_a_pickle_as_python_2_wrote_it(tmp_path):
         b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x0c" + raw + b"tb"
     )
     (tmp_path / "old").write_bytes(b"\x80\x02}(U\x04data" + array + b"U\x06labels]K\x07aU\x05batchU\x03abcu.")
-    pixels, labels, batch = data_formats.read_pickle(tmp_path / "old", "data", "labels", "batch")
+    pixels, labels, batch = formats.read_pickle(tmp_path / "old", "data", "labels", "batch")
     np.testing.assert_array_equal(pixels, np.arange(12, dtype=np.uint8).reshape(3, 4))
     assert labels == [7] and batch == b"abc"
 
@@ -218,7 +218,7 @@ SENTINEL = ROOT / "tests" / "executed-by-a-pickle"
 def test_a_hostile_pickle_runs_nothing(attack, named, protocol, tmp_path):
     (tmp_path / "train").write_bytes(pickle.dumps({b"data": attack, b"fine_labels": []}, protocol))
     with pytest.raises(ValueError, match=f"train: .*refused: it asks to run .*({named})"):
-        data_formats.read_pickle(tmp_path / "train", "data")
+        formats.read_pickle(tmp_path / "train", "data")
     assert not SENTINEL.exists()
 
 
@@ -231,7 +231,7 @@ def test_no_allowed_name_is_ever_called(tmp_path):
     for content in (huge, codec, nested, objects, pickle.dumps([1]), pickle.dumps({"data": 1 + 2j}), pickle.dumps({"data": {1}})):
         (tmp_path / "train").write_bytes(content)
         with pytest.raises(ValueError, match="train: "):
-            data_formats.read_pickle(tmp_path / "train", "data")
+            formats.read_pickle(tmp_path / "train", "data")
 
 
 def test_a_small_pickle_takes_little_memory(tmp_path):
@@ -240,7 +240,7 @@ def test_a_small_pickle_takes_little_memory(tmp_path):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="no entry 'data'"):
-            data_formats.read_pickle(tmp_path / "train", "data")
+            formats.read_pickle(tmp_path / "train", "data")
         assert tracemalloc.get_traced_memory()[1] < 1e6
     finally:
         tracemalloc.stop()
@@ -259,7 +259,7 @@ def test_wrong_images_are_named(change, problem, tmp_path):
     record = {b"data": pixels, b"fine_labels": list(range(6))}
     (tmp_path / "train").write_bytes(pickle.dumps(record | change, 2))
     with pytest.raises(ValueError, match=f"train: .*{problem}"):
-        data_formats.read_cifar100(tmp_path)
+        formats.read_cifar100(tmp_path)
 
 
 # Sound
@@ -268,13 +268,13 @@ def test_wrong_images_are_named(change, problem, tmp_path):
 def test_wav_and_flac_give_the_samples(tmp_path):
     wav(tmp_path / "x.wav")
     libri(tmp_path / "part")
-    x, rate = data_formats.read_wav(tmp_path / "x.wav")
+    x, rate = formats.read_wav(tmp_path / "x.wav")
     np.testing.assert_array_equal(x * 2**15, TONE)
     assert rate == 8000 and x.dtype == np.float32
-    said = data_formats.read_librispeech(tmp_path / "part")
+    said = formats.read_librispeech(tmp_path / "part")
     np.testing.assert_allclose(said.audio[2] * 2**15, TONE, atol=1e-3)
     assert said.text[1] == "GO DO 1" and said.speaker == ["84"] * 3 and said.rate == 16000
-    assert len(data_formats.read_librispeech(tmp_path / "part", limit=2).audio) == 2
+    assert len(formats.read_librispeech(tmp_path / "part", limit=2).audio) == 2
     with pytest.raises(ValueError, match="'GO DO 0' is not one of zero, one"):
         said.labels
 
@@ -283,13 +283,13 @@ def test_digits_are_split_by_the_number_in_their_name(tmp_path):
     (tmp_path / "recordings").mkdir()
     for name in ("7_jackson_32", "0_theo_4", "0_theo_5", "notes"):
         wav(tmp_path / "recordings" / f"{name}.wav")
-    train, test = data_formats.read_fsdd(tmp_path, "train"), data_formats.read_fsdd(tmp_path, "test")
+    train, test = formats.read_fsdd(tmp_path, "train"), formats.read_fsdd(tmp_path, "test")
     assert (train.text, train.speaker, train.labels.tolist()) == (["zero", "seven"], ["theo", "jackson"], [0, 7]) and test.text == ["zero"]
     with pytest.raises(ValueError, match="no part 'valid'"):
-        data_formats.read_fsdd(tmp_path, "valid")
+        formats.read_fsdd(tmp_path, "valid")
     wav(tmp_path / "recordings" / "1_theo_9.wav", rate=16000)
     with pytest.raises(ValueError, match=r"recordings at \[8000, 16000\] Hz"):
-        data_formats.read_fsdd(tmp_path, "train")
+        formats.read_fsdd(tmp_path, "train")
 
 
 def test_wrong_sound_is_named(tmp_path):
@@ -299,10 +299,10 @@ def test_wrong_sound_is_named(tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
     for name, problem in {"stereo": "2 channels of 16 bits", "bytes": "1 channels of 8 bits", "empty": "truncated", "text": "RIFF"}.items():
         with pytest.raises(ValueError, match=f"{name}.wav: .*{problem}"):
-            data_formats.read_wav(tmp_path / f"{name}.wav")
+            formats.read_wav(tmp_path / f"{name}.wav")
     soundfile.write(tmp_path / "stereo.flac", np.stack([TONE, TONE], 1), 16000)
     with pytest.raises(ValueError, match="stereo.flac: 3000 samples of 2 channels"):
-        data_formats.read_flac(tmp_path / "stereo.flac")
+        formats.read_flac(tmp_path / "stereo.flac")
 
 
 def test_wrong_transcripts_are_named(tmp_path):
@@ -310,13 +310,13 @@ def test_wrong_transcripts_are_named(tmp_path):
     transcript = chapter / "84-121123.trans.txt"
     transcript.write_text(transcript.read_text() + "84-121123-0003 MISSING\n")
     with pytest.raises(FileNotFoundError, match="84-121123-0003.flac"):
-        data_formats.read_librispeech(tmp_path / "part")
+        formats.read_librispeech(tmp_path / "part")
     for text in ("../../etc/passwd X\n", "84-121123-0000\n", "", "\xff\n"):
         transcript.write_bytes(text.encode("latin1"))
         with pytest.raises(ValueError, match="trans.txt: "):
-            data_formats.read_librispeech(tmp_path / "part")
+            formats.read_librispeech(tmp_path / "part")
     with pytest.raises(FileNotFoundError, match="has no transcripts"):
-        data_formats.read_librispeech(tmp_path / "elsewhere")
+        formats.read_librispeech(tmp_path / "elsewhere")
 
 
 # Any stump, any garbled byte: the right thing or a ValueError that names the file
@@ -333,10 +333,10 @@ def whole_files(tmp_path_factory):
     soundfile.write(folder / "e.flac", TONE, 16000)
     mat73(folder / "c.mat", x=IMAGES[:2])
     return [
-        (folder / "a.mat", data_formats.read_csi), (folder / "b.mat", data_formats.read_csi),
-        (folder / "cifar" / "train", lambda path: data_formats.read_cifar100(path.parent)[0]),
-        (folder / "d.wav", lambda path: data_formats.read_wav(path)[0]),
-        (folder / "e.flac", lambda path: data_formats.read_flac(path)[0]), (folder / "c.mat", data_formats.read_csi),
+        (folder / "a.mat", formats.read_csi), (folder / "b.mat", formats.read_csi),
+        (folder / "cifar" / "train", lambda path: formats.read_cifar100(path.parent)[0]),
+        (folder / "d.wav", lambda path: formats.read_wav(path)[0]),
+        (folder / "e.flac", lambda path: formats.read_flac(path)[0]), (folder / "c.mat", formats.read_csi),
     ]
 
 
@@ -373,50 +373,50 @@ def test_a_garbled_byte_gives_the_right_shape_or_a_named_error(whole_files, shar
 
 def test_home_is_the_variable_or_the_cache(monkeypatch):
     monkeypatch.setenv("MIMO_JAX_DATA", "~/sets")
-    assert data.home() == pathlib.Path.home() / "sets"
+    assert sets.home() == pathlib.Path.home() / "sets"
     monkeypatch.delenv("MIMO_JAX_DATA")
-    assert data.home().name == "data" and "mimo_jax" in data.home().parts
+    assert sets.home().name == "data" and "mimo_jax" in sets.home().parts
 
 
 def test_missing_sets_say_how_to_get_them(home):
     for attempt, words in {
-        data.csi: "csinet-indoor: no DATA_Htrainin.mat in .*cost2100.*Google|README of.*mimo-jax data generate --scenario indoor",
-        data.csi_frequency: "DATA_HtestFin_all.mat", data.cifar100: "mimo-jax data fetch cifar100.*161 MiB",
-        data.fsdd: "mimo-jax data fetch fsdd", data.librispeech: "mimo-jax data fetch librispeech-dev-clean.*322 MiB",
+        sets.csi: "csinet-indoor: no DATA_Htrainin.mat in .*cost2100.*Google|README of.*mimo-jax data generate --scenario indoor",
+        sets.csi_frequency: "DATA_HtestFin_all.mat", sets.cifar100: "mimo-jax data fetch cifar100.*161 MiB",
+        sets.fsdd: "mimo-jax data fetch fsdd", sets.librispeech: "mimo-jax data fetch librispeech-dev-clean.*322 MiB",
     }.items():
         with pytest.raises(FileNotFoundError, match=words):
             attempt()
     with pytest.raises(FileNotFoundError, match="published parts are dev-clean"):
-        data.librispeech("mine")
+        sets.librispeech("mine")
 
 
 def test_wrong_names_list_the_right_ones(home):
     for attempt, words in [
-        (lambda: data.find("imagenet"), "no data set 'imagenet'; known are digits"), (lambda: data.csi("forest"), "'csinet-forest'"),
-        (lambda: data.csi("indoor", "trian"), "has no part 'trian'; it has train, val"), (lambda: data.cifar100("val"), "it has train, test"),
-        (lambda: data.fsdd("val"), "no part 'val'"), (lambda: data.digits("val"), "no part 'val'"), (lambda: data.find("digits"), "it is built in"),
-        (lambda: data.fetch("speech"), "cannot be fetched"), (lambda: data.fetch("csinet-outdoor"), "--scenario outdoor"),
+        (lambda: sets.find("imagenet"), "no data set 'imagenet'; known are digits"), (lambda: sets.csi("forest"), "'csinet-forest'"),
+        (lambda: sets.csi("indoor", "trian"), "has no part 'trian'; it has train, val"), (lambda: sets.cifar100("val"), "it has train, test"),
+        (lambda: sets.fsdd("val"), "no part 'val'"), (lambda: sets.digits("val"), "no part 'val'"), (lambda: sets.find("digits"), "it is built in"),
+        (lambda: sets.fetch("speech"), "cannot be fetched"), (lambda: sets.fetch("csinet-outdoor"), "--scenario outdoor"),
     ]:
         with pytest.raises(ValueError, match=words):
             attempt()
 
 
 def test_status_knows_present_partial_and_absent(home):
-    assert data.status("cifar100").state == "absent"
+    assert sets.status("cifar100").state == "absent"
     (home).mkdir()
     cifar(home / "cifar-100-python")
-    assert data.status("cifar100").state == "present" and data.status("cifar100").n_bytes > 6 * 3072
-    assert [(row.part, row.samples, row.problem) for row in data.verify("cifar100")] == [("train", 6, ""), ("test", 6, "")]
+    assert sets.status("cifar100").state == "present" and sets.status("cifar100").n_bytes > 6 * 3072
+    assert [(row.part, row.samples, row.problem) for row in sets.verify("cifar100")] == [("train", 6, ""), ("test", 6, "")]
     (home / "cifar-100-python" / "meta").unlink()
-    assert data.status("cifar100").state == "partial"
+    assert sets.status("cifar100").state == "partial"
     with pytest.raises(FileNotFoundError, match="no meta in"):
-        data.cifar100()
+        sets.cifar100()
 
 
 def test_sets_are_well_formed():
-    assert all(name == known.name and " " not in name for name, known in data.SETS.items())
-    for known in data.SETS.values():
-        assert known.terms and "{" not in data.how_to_get(known) and len(known.title) < 100
+    assert all(name == known.name and " " not in name for name, known in sets.SETS.items())
+    for known in sets.SETS.values():
+        assert known.terms and "{" not in sets.how_to_get(known) and len(known.title) < 100
         if known.archive and known.archive.checksum:
             assert known.archive.checksum.startswith("md5:") and len(known.archive.checksum) == 36 and known.archive.url.startswith("https://")
 
@@ -424,8 +424,8 @@ def test_sets_are_well_formed():
 def test_a_missing_extra_is_named(home, monkeypatch, tmp_path):
     mat73(tmp_path / "x.mat")
     for module, attempt in {
-        "h5py": lambda: data_formats.read_csi(tmp_path / "x.mat"), "soundfile": lambda: data_formats.read_flac(tmp_path / "x.flac"),
-        "pooch": lambda: data.fetch("cifar100"), "sklearn.datasets": data.digits,
+        "h5py": lambda: formats.read_csi(tmp_path / "x.mat"), "soundfile": lambda: formats.read_flac(tmp_path / "x.flac"),
+        "pooch": lambda: sets.fetch("cifar100"), "sklearn.datasets": sets.digits,
     }.items():
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ImportError, match=rf"needs the package {module}: pip install 'mimo_jax\[data\]'"):
@@ -485,28 +485,28 @@ def cifar_on(shelf):
     cifar(folder / "cifar-100-python")
     (folder / "cifar-100-python" / "readme").write_text("small")
     checksum = archive_of(folder / "cifar-100-python", folder / "c.tar.gz")
-    return dataclasses.replace(data.SETS["cifar100"], archive=data.Archive(f"{address}/c.tar.gz", checksum, "cifar-100-python", 0))
+    return dataclasses.replace(sets.SETS["cifar100"], archive=sets.Archive(f"{address}/c.tar.gz", checksum, "cifar-100-python", 0))
 
 
 def test_a_fetched_set_is_there_once_and_remembers_its_bytes(home, shelf):
     known = cifar_on(shelf)
     seen = []
     bar = type("Bar", (), {"total": 0, "update": lambda self, n: seen.append(n), "reset": lambda self: seen.clear(), "close": lambda self: None})()
-    folder = data.fetch(known, bar)
+    folder = sets.fetch(known, bar)
     assert folder == home / "cifar-100-python" and sum(seen) == bar.total > 1000
     assert sorted(p.name for p in home.iterdir()) == ["cifar-100-python"]
-    assert len(data.cifar100("test").images) == 6 and not any(row.problem for row in data.verify("cifar100"))
+    assert len(sets.cifar100("test").images) == 6 and not any(row.problem for row in sets.verify("cifar100"))
     (shelf[0] / "c.tar.gz").unlink()
-    assert data.fetch(known) == folder
+    assert sets.fetch(known) == folder
     raw = bytearray((folder / "test").read_bytes())
     raw[len(raw) // 2] ^= 1
     (folder / "test").write_bytes(raw)
-    assert "test has changed" in [row.problem for row in data.verify("cifar100") if row.part == "test"][-1]
+    assert "test has changed" in [row.problem for row in sets.verify("cifar100") if row.part == "test"][-1]
     (folder / "readme").unlink()
-    assert [row.part for row in data.changed_files("cifar100") if "is gone" in row.problem] == ["readme"]
+    assert [row.part for row in sets.changed_files("cifar100") if "is gone" in row.problem] == ["readme"]
     (folder / "test").unlink()
     with pytest.raises(ValueError, match="exists but lacks some of train, test, meta: move it away"):
-        data.fetch(known)
+        sets.fetch(known)
 
 
 @pytest.mark.parametrize(("path", "error", "words"), [
@@ -516,9 +516,9 @@ def test_a_fetched_set_is_there_once_and_remembers_its_bytes(home, shelf):
 ])
 def test_a_bad_download_leaves_nothing(path, error, words, home, shelf):
     known = cifar_on(shelf)
-    bad = data.Archive(f"{shelf[1]}/{path}", "md5:" + "0" * 32 if path == "c.tar.gz" else known.archive.checksum, "cifar-100-python", 0)
+    bad = sets.Archive(f"{shelf[1]}/{path}", "md5:" + "0" * 32 if path == "c.tar.gz" else known.archive.checksum, "cifar-100-python", 0)
     with pytest.raises(error, match=words):
-        data.fetch(dataclasses.replace(known, archive=bad))
+        sets.fetch(dataclasses.replace(known, archive=bad))
     assert not list(home.rglob("*"))
 
 
@@ -531,8 +531,8 @@ def test_an_interrupt_leaves_nothing_and_can_be_repeated(home, shelf):
         def update(self, n): raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        data.fetch(known, Impatient())
-    assert not list(home.rglob("*")) and data.fetch(known).is_dir()
+        sets.fetch(known, Impatient())
+    assert not list(home.rglob("*")) and sets.fetch(known).is_dir()
 
 
 def test_a_bad_archive_leaves_nothing(home, shelf):
@@ -549,7 +549,7 @@ def test_a_bad_archive_leaves_nothing(home, shelf):
     refusals = {"stump": "stump.tar.gz: ", "page": "page.tar.gz: ", "escape": "outside the folder", "other": "has no cifar-100-python/train"}
     for name, words in refusals.items():
         with pytest.raises(ValueError, match=words):
-            data.fetch(dataclasses.replace(known, archive=data.Archive(f"{address}/{name}.tar.gz", None, "cifar-100-python", 0)))
+            sets.fetch(dataclasses.replace(known, archive=sets.Archive(f"{address}/{name}.tar.gz", None, "cifar-100-python", 0)))
         assert not list(home.rglob("*")) and not list(home.parent.glob("escaped"))
 
 
@@ -584,9 +584,9 @@ def test_reference_channels(unpacked, monkeypatch):
     for scenario, suffix in {"indoor": "in", "outdoor": "out"}.items():
         d = packed(f"cost2100_{suffix}")
         for split in ("train", "val", "test"):
-            np.testing.assert_array_equal(data.csi(scenario, split).reshape(-1, 2048), d[f"HT_{split}"].astype(np.float32))
-        assert data.csi_frequency(scenario).shape == (500, 32, 125)
-    rows = list(data.verify("csinet-indoor"))
+            np.testing.assert_array_equal(sets.csi(scenario, split).reshape(-1, 2048), d[f"HT_{split}"].astype(np.float32))
+        assert sets.csi_frequency(scenario).shape == (500, 32, 125)
+    rows = list(sets.verify("csinet-indoor"))
     assert [(r.part, r.samples, r.published) for r in rows] == [
         ("train", 2000, 100_000), ("val", 500, 30_000), ("test", 500, 20_000), ("frequency", 500, 20_000)
     ] and not any(r.problem for r in rows)
@@ -594,10 +594,10 @@ def test_reference_channels(unpacked, monkeypatch):
 
 def test_real_images(unpacked, monkeypatch):
     monkeypatch.setenv("MIMO_JAX_DATA", str(unpacked("cifar100")))
-    train, test = data.cifar100("train"), data.cifar100("test", "coarse")
+    train, test = sets.cifar100("train"), sets.cifar100("test", "coarse")
     assert train.images.shape == (50_000, 32, 32, 3) and test.images.shape == (10_000, 32, 32, 3)
     assert set(np.bincount(train.labels)) == {500} and set(np.bincount(test.labels)) == {500} and train.names[0] == "apple"
-    record = pickle.loads((data.home() / "cifar-100-python" / "test").read_bytes(), encoding="bytes")  # our own file: safe to trust
+    record = pickle.loads((sets.home() / "cifar-100-python" / "test").read_bytes(), encoding="bytes")  # our own file: safe to trust
     np.testing.assert_array_equal(test.images.transpose(0, 3, 1, 2).reshape(-1, 3072), record[b"data"])
 
 
@@ -616,7 +616,7 @@ def nearest_mean(train, test):
 
 def test_real_digits_and_what_generated_ones_teach(unpacked, monkeypatch):
     monkeypatch.setenv("MIMO_JAX_DATA", str(unpacked("fsdd")))
-    train, test, d = data.fsdd("train"), data.fsdd("test"), packed("fsdd_8k")
+    train, test, d = sets.fsdd("train"), sets.fsdd("test"), packed("fsdd_8k")
     assert (len(train.audio), len(test.audio), len(set(train.speaker)), train.rate) == (2700, 300, 6, 8000)
     first = np.flatnonzero((d["digit"] == 0) & (d["index"] == 0) & (d["speakers"][d["speaker"]] == test.speaker[0]))[0]
     np.testing.assert_array_equal(test.audio[0] * 2**15, d["audio"][d["offsets"][first] : d["offsets"][first + 1]])
@@ -627,6 +627,6 @@ def test_real_digits_and_what_generated_ones_teach(unpacked, monkeypatch):
 
 def test_real_utterances(unpacked, monkeypatch):
     monkeypatch.setenv("MIMO_JAX_DATA", str(unpacked("an4")))
-    said = data.librispeech("an4-test")
+    said = sets.librispeech("an4-test")
     assert len(said.audio) == 117 and said.rate == 8000 and all(text == text.upper() for text in said.text)
-    assert len(data.librispeech("an4-train", limit=5).audio) == 5 and 0.01 < np.std(np.concatenate(said.audio)) < 0.5
+    assert len(sets.librispeech("an4-train", limit=5).audio) == 5 and 0.01 < np.std(np.concatenate(said.audio)) < 0.5

@@ -7,8 +7,8 @@ import pytest
 import scipy.io
 from typer.testing import CliRunner
 
-from mimo_jax import data
-from mimo_jax.data_cli import app
+from mimo_jax.data import sets
+from mimo_jax.cli.data import app
 from mimo_jax.units import format_bytes
 
 
@@ -30,7 +30,7 @@ def write_images(folder):
 
 def test_list_shows_every_set(command, tmp_path):
     people, program = command("list"), json.loads(command("list", "--json").stdout)
-    assert [s["name"] for s in program["sets"]] == list(data.SETS) and program["home"] == str(tmp_path / "home")
+    assert [s["name"] for s in program["sets"]] == list(sets.SETS) and program["home"] == str(tmp_path / "home")
     for known in program["sets"]:
         assert set(known) == {"name", "state", "path", "n_bytes", "terms", "how"} and known["name"] in people.stdout
     write_images(tmp_path / "home" / "cifar-100-python")
@@ -86,19 +86,19 @@ def test_generated_files_are_the_official_ones(generated, monkeypatch):
     for split, n in manifest["splits"].items():
         HT = scipy.io.loadmat(folder / f"DATA_H{split}in.mat")["HT"]
         assert HT.shape == (n, 2048) and HT.dtype == np.float32
-        np.testing.assert_array_equal(data.csi("indoor", split), HT.reshape(n, 2, 32, 32))
+        np.testing.assert_array_equal(sets.csi("indoor", split), HT.reshape(n, 2, 32, 32))
         np.testing.assert_allclose(np.hypot(*(HT - 0.5).reshape(n, 2, -1).transpose(1, 0, 2)).max(1), 0.5, rtol=1e-5)
-    assert data.csi_frequency("indoor").shape == (4, 32, 125)
-    assert data.status("csinet-indoor").state == "present" and "generated, indoor, seed 3" in data.status("csinet-indoor").terms
+    assert sets.csi_frequency("indoor").shape == (4, 32, 125)
+    assert sets.status("csinet-indoor").state == "present" and "generated, indoor, seed 3" in sets.status("csinet-indoor").terms
 
 
 def test_a_changed_byte_of_a_generated_file_is_found(generated, monkeypatch):
     folder, manifest = generated
     monkeypatch.setenv("MIMO_JAX_DATA", str(folder.parent))
-    assert len(manifest["sha256"]) == 7 and not any(row.problem for row in data.verify("csinet-indoor"))
+    assert len(manifest["sha256"]) == 7 and not any(row.problem for row in sets.verify("csinet-indoor"))
     whole = (folder / "DATA_Hvalin.mat").read_bytes()
     (folder / "DATA_Hvalin.mat").write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
-    assert [row.part for row in data.verify("csinet-indoor") if row.problem][-1] == "DATA_Hvalin.mat"
+    assert [row.part for row in sets.verify("csinet-indoor") if row.problem][-1] == "DATA_Hvalin.mat"
     (folder / "DATA_Hvalin.mat").write_bytes(whole)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_jax.phy import dmrs as d
+from mimo_jax.nr import dmrs as d
 from mimo_jax.phy.ofdm import Carrier
 
 CASES = ("default", "nm", "nm_add1_slot3", "mapB_sym4_10", "mapA_10sym_tap3")

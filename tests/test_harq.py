@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimo_jax.phy import harq, pusch
+from mimo_jax.nr import harq, pusch
 from mimo_jax.phy.constellation import random_bits
 from mimo_jax.phy.ofdm import Carrier
 

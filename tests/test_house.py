@@ -14,37 +14,59 @@ from conftest import ROOT
 
 PAGES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MODULES = sorted(p for p in (ROOT / "mimo_jax").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
-ROOMS = ["units", "experiment", "checkpoint", "data", "speech", "phy", "autoencoder", "csi", "split", "tolerance", "baseband", "cli"]
+def cells(path, kind):
+    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
 
 
-def room(name: str) -> int:
-    "How far down the house a dotted module lies."
-    first = name.split(".")[1]
-    return ROOMS.index("cli" if first.endswith("cli") else "data" if first.startswith("data") else first)
+FOLDERS = sorted({p.parent.name for p in PAGES if p.parent != ROOT / "nbs"})
+PACKAGES = {folder.partition("_")[2]: number for number, folder in enumerate(FOLDERS)}  # package -> its place in the order of imports
+
+
+def place(name: str) -> int:
+    "How far down the list of folders a dotted module stands; core modules stand at the package's top level."
+    return PACKAGES.get(name.split(".")[1], PACKAGES["core"])
+
+
+def dotted(path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imported(path) -> set[str]:
-    "mimo_jax modules that a module imports, relative ones resolved."
-    package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
-    names = set()
+    "mimo_jax modules that a module imports anywhere in its code, relative imports resolved."
+    known, package, names = {dotted(p) for p in MODULES}, dotted(path).split(".")[:-1], set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
-            module = ".".join(filter(None, [base, node.module or ""]))
-            names |= {f"{module}.{a.name}" if module in ("mimo_jax", "mimo_jax.phy", "mimo_jax.autoencoder") else module for a in node.names}
-    return {n for n in names if n.startswith("mimo_jax.")}
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            names |= {f"{module}.{a.name}" for a in node.names} | {module}
+    return names & known
+
+
+def test_each_folder_is_one_package_and_only_core_stands_at_the_top():
+    found = {p.name for p in (ROOT / "mimo_jax").iterdir() if (p / "__init__.py").exists()}
+    assert found == PACKAGES.keys() - {"core"}
+    for page in PAGES:
+        for module in re.findall(r"^#\| default_exp (\S+)", "\n".join(cells(page, "code")), flags=re.M):
+            package, _, name = module.rpartition(".")
+            assert (package or "core") == page.parent.name.partition("_")[2] and not re.search(r"\d\d_", name), f"{page} exports {module}"
+
+
+def test_pages_are_numbered_without_gaps_or_doubles():
+    for folder in FOLDERS:
+        numbers = [int(p.name[:2]) for p in PAGES if p.parent.name == folder]
+        assert numbers == list(range(1, len(numbers) + 1)), f"nbs/{folder}: {numbers}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_imports_run_towards_earlier_rooms(path):
-    here = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    assert all(room(name) <= here for name in imported(path)), f"{path.name} imports a later chapter"
+def test_imports_run_towards_earlier_folders(path):
+    later = {name for name in imported(path) if place(name) > place(dotted(path))}
+    assert not later, f"{dotted(path)} imports {later}, of a later folder"
 
 
 def test_no_circles():
-    graph = {".".join(p.relative_to(ROOT).with_suffix("").parts): imported(p) for p in MODULES}
+    graph = {dotted(p): imported(p) for p in MODULES}
     done, path = set(), []
 
     def visit(name):
@@ -71,10 +93,6 @@ def test_importing_costs_no_jax():
     code = "import sys, mimo_jax; sys.exit('jax' in sys.modules)"
     env = {k: v for k, v in os.environ.items() if k != "MIMO_JAX_CHECK_SHAPES"}
     assert subprocess.run([sys.executable, "-c", code], env=env).returncode == 0
-
-
-def cells(path, kind):
-    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)

@@ -9,12 +9,12 @@ from scipy.stats import fisher_exact
 
 from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
-from mimo_jax.phy.crc import attach, check
-from mimo_jax.phy.ldpc import (
+from mimo_jax.nr.crc import attach, check
+from mimo_jax.nr.ldpc import (
     LARGEST_BLOCK, LIFTING_SIZES, Code, edges, encode, join, make_code, parity_holds, segment, segmentation, select_base_graph,
 )
-from mimo_jax.phy.ldpc_decoding import Decoder, decode, decode_unrolled
-from mimo_jax.phy.rate_matching import block_lengths, rate_dematch, rate_match, rows_used
+from mimo_jax.nr.ldpc_decoding import Decoder, decode, decode_unrolled
+from mimo_jax.nr.rate_matching import block_lengths, rate_dematch, rate_match, rows_used
 
 
 def test_encoding_and_rate_matching_vectors(reference):
@@ -150,7 +150,7 @@ def test_stopping_by_crc_returns_blocks_that_pass_it():
 
 
 def test_one_executable_for_any_number_of_iterations():
-    from mimo_jax.phy.ldpc_decoding import _decode
+    from mimo_jax.nr.ldpc_decoding import _decode
 
     code = make_code(60, 2)
     llr, decoder = jax.random.normal(jax.random.key(0), (4, code.length)), Decoder(code, 6, messages="float32")

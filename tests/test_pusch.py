@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_jax.phy import dmrs, ldpc, pusch
-from mimo_jax.phy.cdl import Antennas, DelayLine
+from mimo_jax.nr import dmrs, ldpc, pusch
+from mimo_jax.propagation.delay_lines import Antennas, DelayLine
 from mimo_jax.phy.constellation import random_bits
-from mimo_jax.phy.dmrs import Dmrs
+from mimo_jax.nr.dmrs import Dmrs
 from mimo_jax.phy.ofdm import Carrier
-from mimo_jax.phy.scrambling import data_seed, scramble
+from mimo_jax.nr.scrambling import data_seed, scramble
 
 
 def test_transport_block_sizes(reference):
