@@ -25,7 +25,8 @@ from .fading import ALLOCATIONS, precoded_link
 from .model import Architecture
 from .soft_bits import best_scale, block_error_curve, mutual_information, soft_output
 from .training import Training, fit
-from ..experiment import Experiment, Measured, Point
+from ..experiment import Experiment, Point
+from ..ledger import Measured
 from ..phy.channel import interference
 from ..phy.constellation import bit_error_rate, demap_qam, qam
 from ..phy.detection import lmmse, maximum_likelihood_llr, maximum_likelihood_llr_by_axis, zero_forcing

@@ -135,7 +135,7 @@ def export(
 ) -> None:
     "Write a network as a .tflite file, once its output was compared."
     from mimo_jax.csi import checkpoints, deployment
-    from mimo_jax.experiment import write_whole
+    from mimo_jax.files import write_whole
 
     model, _ = checkpoints.load_network(network)
     file = deployment.good_file(model, precision, _channels(environment, samples, official, seed).train, source=out)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from .. import experiment
+from .. import experiment, files
 from ..nr import harq as retransmission
 from ..nr import pusch as uplink
 from ..propagation.delay_lines import PROFILES, Antennas, DelayLine
@@ -132,7 +132,7 @@ def run(
     "Compute what is missing, write results and plot whole, and forget the partial file. Returns the results file."
     points = {f"{snr:g} dB": partial(point, sweep=sweep, snr_db=snr, seed=seed) for snr in snrs_db}
     path = experiment.run(experiment.Experiment("link", {name: sweep}, lambda *_: points, lambda _: {}), name, seed, root, progress)
-    experiment.write_whole(path.with_suffix(".png"), picture(experiment.read_json(path)))
+    files.write_whole(path.with_suffix(".png"), picture(files.read_json(path)))
     experiment.close("link", name, root)
     return path
 
@@ -217,9 +217,9 @@ def show(
     as_json: bool = False,  # one JSON object instead of a table
 ) -> None:
     "Print a results file and where it and its picture are."
-    results = experiment.read_json(path)
-    files: dict[str, Any] = {"file": str(path), "plot": str(path.with_suffix(".png"))}
-    if as_json: return print(json.dumps(results | files))
+    results = files.read_json(path)
+    made: dict[str, Any] = {"file": str(path), "plot": str(path.with_suffix(".png"))}
+    if as_json: return print(json.dumps(results | made))
     console = Console()
     console.print(table(results))
-    console.print(f"{files['file']}  {files['plot']}", soft_wrap=True)
+    console.print(f"{made['file']}  {made['plot']}", soft_wrap=True)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import mimo_jax
 from . import csi, data, link
-from .. import experiment as ex
+from .. import experiment as ex, ledger
 from ..units import format_bytes
 
 # %% ../../nbs/90_cli/01_main.ipynb #0322ec0a
@@ -67,7 +67,7 @@ def _experiment(chapter: str) -> ex.Experiment:
 @app.command()
 def reproduce(
     chapters: Annotated[list[str] | None, typer.Argument(help=f"Chapters to run [default: all]: {', '.join(CHAPTERS)}.")] = None,
-    preset: Annotated[str, typer.Option(help=f"Size: {', '.join(ex.PRESETS)}.")] = "laptop",
+    preset: Annotated[str, typer.Option(help=f"Size: {', '.join(ex.PRESET_NAMES)}.")] = "laptop",
     seed: Annotated[int, typer.Option(help="Seed from which every random key is made.", min=0)] = 0,
     results: Results = None,
     as_json: AsJson = False,
@@ -80,7 +80,7 @@ def reproduce(
             ex.run(experiment, preset, seed, results, progress)
     for experiment in experiments:
         ex.close(experiment.chapter, preset, results)
-    _show_ledger([row for experiment in experiments for row in ex.ledger(experiment, preset, results)], as_json)
+    _show_ledger([row for experiment in experiments for row in ledger.ledger(experiment, preset, results)], as_json)
 
 # %% ../../nbs/90_cli/01_main.ipynb #73e24c43
 @app.command()
@@ -91,7 +91,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     "Print the ledger of claims: the papers' values, ours, and the verdict computed from stored results."
-    _show_ledger([row for chapter in chapters or CHAPTERS for row in ex.ledger(_experiment(chapter), preset, results)], as_json)
+    _show_ledger([row for chapter in chapters or CHAPTERS for row in ledger.ledger(_experiment(chapter), preset, results)], as_json)
 
 
 def _number(value: float | None, digits: int = 4) -> str:
@@ -99,7 +99,7 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "" if value is None else f"{value:.{digits}g}"
 
 
-COLOURS = {ex.REPRODUCED: "green", ex.MISSED: "red", ex.UNTESTABLE: "yellow", ex.NOT_RUN: "dim"}
+COLOURS = {ledger.REPRODUCED: "green", ledger.MISSED: "red", ledger.UNTESTABLE: "yellow", ledger.NOT_RUN: "dim"}
 MARKS = {verdict: f"[{colour}]{verdict}[/]" for verdict, colour in COLOURS.items()}
 
 
@@ -116,7 +116,7 @@ def _show_ledger(rows: list[dict], as_json: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     for row in rows:
-        if row["verdict"] in (ex.MISSED, ex.UNTESTABLE) and row["reason"]:
+        if row["verdict"] in (ledger.MISSED, ledger.UNTESTABLE) and row["reason"]:
             console.print(f"{MARKS[row['verdict']]} {escape(row['place'] + ', ' + row['quantity'] + ': ' + row['reason'])}", soft_wrap=True)
     console.print(f"{len(rows)} claims: " + ", ".join(f"{counts[v]} {v}" for v in MARKS))
 
