@@ -26,7 +26,8 @@ from jaxtyping import Array, Complex, Float, Key
 
 from .csinet import CsiNet, Network, leaky, to_channels
 from ..experiment import write_whole
-from ..propagation.images import principal_axes, rho
+from ..propagation.angular_delay import rho
+from ..propagation.images import principal_axes
 from ..units import db, nmse
 
 # %% ../../nbs/52_csi/03_training.ipynb #ec6f76e8

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
-from ..phy import ofdm
-from ..phy.ofdm import SYMBOLS, Carrier
+from ..phy import channel_estimation
+from ..phy.ofdm import SYMBOLS, Carrier, symbol_times_s
 from .scrambling import gold
 
 # %% ../../nbs/30_nr/06_dmrs.ipynb #9a58cb0c
@@ -187,12 +187,12 @@ def estimate_linear(
 ) -> Estimated:
     "Least squares and straight lines over subcarriers, then over symbols."
     raw, at_time = jnp.mean(at_pilots(y, dmrs, slot), -1), _symbol_centres(dmrs)
-    lines = [ofdm.straight_line(at, np.arange(y.shape[-1])) for at in subcarriers(dmrs, y.shape[-1] // 12).mean(-1)]
-    filled = jnp.stack([ofdm.interpolate(raw[..., i, :, :], line) for i, line in enumerate(lines)], -3)
-    gain = np.stack([ofdm.noise_gain(line) for line in lines], -1)[None]  # [1, subcarrier, port]
+    lines = [channel_estimation.linear_interpolation(at, np.arange(y.shape[-1])) for at in subcarriers(dmrs, y.shape[-1] // 12).mean(-1)]
+    filled = jnp.stack([channel_estimation.interpolate(raw[..., i, :, :], line) for i, line in enumerate(lines)], -3)
+    gain = np.stack([channel_estimation.noise_gain(line) for line in lines], -1)[None]  # [1, subcarrier, port]
     if len(at_time) > 1:
-        over = ofdm.straight_line(at_time, np.arange(SYMBOLS))
-        filled, gain = jnp.moveaxis(ofdm.interpolate(jnp.moveaxis(filled, -2, -1), over), -1, -2), ofdm.noise_gain(over)[:, None, None] * gain
+        over = channel_estimation.linear_interpolation(at_time, np.arange(SYMBOLS))
+        filled, gain = jnp.moveaxis(channel_estimation.interpolate(jnp.moveaxis(filled, -2, -1), over), -1, -2), channel_estimation.noise_gain(over)[:, None, None] * gain
     pilot_noise = jnp.asarray(noise_variance) / (2 * dmrs.length * boost(dmrs) ** 2)
     return Estimated(jnp.moveaxis(filled, (-2, -1), (-4, -3)), pilot_noise * gain.astype(np.float32))
 
@@ -211,18 +211,18 @@ def _code(port: int, elements: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _smoothers(dmrs: Dmrs, carrier: Carrier, spread: Spread) -> tuple[ofdm.Smoother, tuple[ofdm.Smoother, ...]]:
+def _smoothers(dmrs: Dmrs, carrier: Carrier, spread: Spread) -> tuple[channel_estimation.Smoother, tuple[channel_estimation.Smoother, ...]]:
     "Covariances of the channel at the pilots, over symbols and over subcarriers of each port."
-    times = np.interp(_symbol_centres(dmrs), np.arange(SYMBOLS), carrier.times_s())
-    to = carrier.times_s() if spread.doppler_hz else np.zeros(1)
-    time = ofdm.smoother(*(ofdm.doppler_covariance(spread.doppler_hz, a, times) for a in (times, to)))
+    times = np.interp(_symbol_centres(dmrs), np.arange(SYMBOLS), symbol_times_s(carrier))
+    to = symbol_times_s(carrier) if spread.doppler_hz else np.zeros(1)
+    time = channel_estimation.smoother(*(channel_estimation.doppler_covariance(spread.doppler_hz, a, times) for a in (times, to)))
     sharing = [(g, p >= 2 * (1 + dmrs.kind)) for g, p in zip(_group(dmrs), dmrs.ports, strict=True)]
     grid, along = carrier.frequencies_hz, []
     for where, mine, port in zip(subcarriers(dmrs, carrier.prb), sharing, dmrs.ports, strict=True):
         at = grid[where.reshape(-1)]
-        pilot, across = (ofdm.delay_covariance(np.array(spread.powers), np.array(spread.delays_s), f, at) for f in (at, grid))
+        pilot, across = (channel_estimation.delay_covariance(np.array(spread.powers), np.array(spread.delays_s), f, at) for f in (at, grid))
         codes = np.array([_code(q, len(at)) for q, theirs in zip(dmrs.ports, sharing, strict=True) if theirs == mine])
-        mixed = ofdm.smoother(pilot * (codes.T @ codes), across * _code(port, len(at)))
+        mixed = channel_estimation.smoother(pilot * (codes.T @ codes), across * _code(port, len(at)))
         along.append(mixed)
     return time, tuple(along)
 
@@ -241,5 +241,5 @@ def estimate_lmmse(
     signs = np.array([_code(port, 2) for port in dmrs.ports], np.float32)[:, None, None]
     raw = at_pilots(y, dmrs, slot) * jnp.expand_dims(signs, tuple(range(y.ndim - 2)))  # codes are part of the model here
     raw = raw.reshape(*raw.shape[:-2], -1)
-    filled, variance = zip(*(ofdm.lmmse_estimate(raw[..., i, :, :], noise, time, s) for i, s in enumerate(along)), strict=True)
+    filled, variance = zip(*(channel_estimation.lmmse_estimate(raw[..., i, :, :], noise, time, s) for i, s in enumerate(along)), strict=True)
     return Estimated(jnp.moveaxis(jnp.stack(filled, -3), (-2, -1), (-4, -3)), jnp.stack(variance, -1))

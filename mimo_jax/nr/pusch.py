@@ -292,7 +292,7 @@ def draw_channel(
     "One realisation over a slot; time is one when nothing moves."
     carrier, shape = link.pusch.carrier, (link.antennas, link.pusch.ports)
     if isinstance(link.channel, DelayLine):
-        times = carrier.times_s(link.pusch.slot) if link.channel.speed_m_s else np.zeros(1)
+        times = ofdm.symbol_times_s(carrier, link.pusch.slot) if link.channel.speed_m_s else np.zeros(1)
         return delay_lines.frequency_response(delay_lines.draw(key, link.channel, times), carrier.frequencies_hz)
     H = jnp.eye(link.antennas, dtype=jnp.complex64) if link.channel == "awgn" else rayleigh(key, shape)
     return jnp.broadcast_to(H, (1, carrier.subcarriers, *shape))
