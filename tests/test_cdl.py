@@ -52,7 +52,7 @@ def test_statistics(reference, letter):
 
 
 panels = st.builds(
-    delay_lines.Antennas, columns=st.integers(1, 3), rows=st.integers(1, 2), polarisation=st.sampled_from(["V", "H", "VH", "cross"]),
+    delay_lines.Antennas, columns=st.integers(1, 3), rows=st.integers(1, 2), polarization=st.sampled_from(["V", "H", "VH", "cross"]),
     element=st.sampled_from(["omni", "38.901"]), orientation=st.tuples(*[st.floats(-3, 3)] * 3),
 )
 
@@ -123,7 +123,7 @@ def test_narrow_beams_correlate_antennas():
 @pytest.mark.parametrize("name", ["cdl-d", "tdl-a"])
 def test_gradients_through_the_channel_are_finite(name):
     "By delay spread's stand-in, the frequencies, and by the gains themselves; by directions through the arrays' response."
-    line = delay_lines.DelayLine(name, speed_m_s=10.0, ue=delay_lines.Antennas(polarisation="cross", element="38.901", orientation=(0.3, 0.2, 0.1)))
+    line = delay_lines.DelayLine(name, speed_m_s=10.0, ue=delay_lines.Antennas(polarization="cross", element="38.901", orientation=(0.3, 0.2, 0.1)))
 
     def energy(scale):
         paths = delay_lines.draw(jax.random.key(0), line, scale * jnp.linspace(0, 1e-3, 3))

@@ -18,7 +18,8 @@ from scipy.io import loadmat
 import mimo_jax.propagation
 from mimo_jax.propagation.cost2100 import SCENARIOS, count_law, draw_channels, tile_of_channels
 from mimo_jax.data.csi_sets import MatFile, create_mat, generate, mat_header, split_sizes, write_rows
-from mimo_jax.propagation.images import angle_profile, delay_profile, from_image, from_layout, over_frequency, rho, strongest, to_image, to_layout
+from mimo_jax.propagation.angular_delay import angle_profile, delay_profile, from_image, over_frequency, rho, strongest, to_image
+from mimo_jax.propagation.images import from_layout, to_layout
 from mimo_jax.propagation.paths import Grid, Paths, angular_delay, angular_frequency, carrier_phase
 from mimo_jax.units import db, nmse
 

@@ -11,9 +11,9 @@ from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
 from mimo_jax.nr.crc import attach, check
 from mimo_jax.nr.ldpc import (
-    LARGEST_BLOCK, LIFTING_SIZES, Code, edges, encode, join, make_code, parity_holds, segment, segmentation, select_base_graph,
+    LARGEST_BLOCK, LIFTING_SIZES, Code, edges, encode, join, make_code, syndrome_is_zero, segment, segmentation, select_base_graph,
 )
-from mimo_jax.nr.ldpc_decoding import Decoder, decode, decode_unrolled
+from mimo_jax.nr.ldpc_decoding import LdpcDecoder, decode, decode_unrolled
 from mimo_jax.nr.rate_matching import block_lengths, rate_dematch, rate_match, rows_used
 
 
@@ -52,7 +52,7 @@ def test_segmentation_of_every_transport_block_size(reference):
 def test_code_words_pass_every_check(base_graph, Z):
     code = Code(Z * (22 if base_graph == 1 else 10) - 3, base_graph, Z)
     bits = np.random.default_rng(Z).integers(2, size=(3, code.k), dtype=np.uint8)
-    assert parity_holds(bits, encode(bits, code), code).all()
+    assert syndrome_is_zero(bits, encode(bits, code), code).all()
 
 
 def test_every_lifting_size_has_its_set_of_shifts():
@@ -106,11 +106,11 @@ def test_noiseless_blocks_come_back(code, rows, length, buffer, m, versions, see
     n_ref = None if buffer is None else round(least + code.fillers + buffer * (code.length - least - code.fillers))
     bits = np.random.default_rng(seed).integers(2, size=(3, code.k), dtype=np.uint8)
     word = encode(bits, code)
-    assert parity_holds(bits, word, code).all()
+    assert syndrome_is_zero(bits, word, code).all()
     llr = sum(rate_dematch(8.0 * rate_match(word, code, n, jnp.asarray(v), m, n_ref) - 4.0, code, jnp.asarray(v), m, n_ref) for v in versions)
-    found = decode(llr, Decoder(code, rows))
+    found = decode(llr, LdpcDecoder(code, rows))
     np.testing.assert_array_equal(found.bits, bits)
-    assert found.ok.all()
+    assert found.parity_ok.all()
 
 
 def _block_errors(code, n, m, snr_db, blocks, decoder, iterations):
@@ -121,14 +121,14 @@ def _block_errors(code, n, m, snr_db, blocks, decoder, iterations):
 
 
 @pytest.mark.parametrize("index, options", [
-    (0, {"schedule": "flooding", "rule": "sum-product"}), (1, {"schedule": "flooding", "rule": "min-sum"}),
-    (2, {"schedule": "flooding", "rule": "offset"}), (3, {"factor": 0.75}),
+    (0, {"schedule": "flooding", "check_node_update": "sum-product"}), (1, {"schedule": "flooding", "check_node_update": "min-sum"}),
+    (2, {"schedule": "flooding", "check_node_update": "offset"}), (3, {"factor": 0.75}),
 ])
 def test_block_error_rates_of_the_short_code(reference, index, options):
     vectors = reference("bler_awgn.npz")
     k, n, base_graph, _, m = vectors["A__meta"].tolist()
     code = make_code(k, base_graph)
-    decoder = Decoder(code, rows_used(code, n), **options)
+    decoder = LdpcDecoder(code, rows_used(code, n), **options)
     rows = [row for row in vectors["A__rows"].tolist() if row[1] == index and 0.005 < row[5] < 0.97]
     assert len(rows) > 8
     for snr_db, _, iterations, blocks, errors, *_ in rows:
@@ -142,7 +142,7 @@ def test_stopping_by_crc_returns_blocks_that_pass_it():
     bits = attach(random_bits(jax.random.key(0), (500, 76)), "24B")
     N0, symbols = noise_variance(1.5), modulate(rate_match(encode(bits, code), code, 200, bits_per_symbol=2), qam(2))
     llr = rate_dematch(demap_qam(awgn(jax.random.key(1), symbols, N0), N0, 2).reshape(500, 200), code, bits_per_symbol=2)
-    found = decode(llr, Decoder(code, rows_used(code, 200), stop="24B"))
+    found = decode(llr, LdpcDecoder(code, rows_used(code, 200), stop="24B"))
     right = (found.bits == bits).all(-1)
     np.testing.assert_array_equal(right, check(found.bits, "24B"))
     assert right[found.iterations < 20].all()
@@ -153,7 +153,7 @@ def test_one_executable_for_any_number_of_iterations():
     from mimo_jax.nr.ldpc_decoding import _decode
 
     code = make_code(60, 2)
-    llr, decoder = jax.random.normal(jax.random.key(0), (4, code.length)), Decoder(code, 6, messages="float32")
+    llr, decoder = jax.random.normal(jax.random.key(0), (4, code.length)), LdpcDecoder(code, 6, messages="float32")
     decode(llr, decoder, 1)
     compiled = _decode._cache_size()
     results = [decode(llr, decoder, iterations).llr for iterations in (1, 2, 7, 50)]
@@ -161,12 +161,12 @@ def test_one_executable_for_any_number_of_iterations():
     np.testing.assert_allclose(decode_unrolled(llr, decoder, 7).llr, results[2], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule, schedule", [("normalised", "layered"), ("offset", "layered"), ("sum-product", "flooding")])
+@pytest.mark.parametrize("rule, schedule", [("normalized", "layered"), ("offset", "layered"), ("sum-product", "flooding")])
 def test_gradients_reach_the_channel_and_are_finite(rule, schedule):
     code = make_code(60, 2)
     bits = random_bits(jax.random.key(0), (4, code.k))
     llr = rate_dematch(4.0 * rate_match(encode(bits, code), code, 80) - 2.0, code) + jax.random.normal(jax.random.key(1), (4, code.length))
-    decoder = Decoder(code, rows_used(code, 80), schedule, rule)
+    decoder = LdpcDecoder(code, rows_used(code, 80), schedule, rule)
     slope = jax.grad(lambda x: jnp.mean(jax.nn.softplus((1.0 - 2.0 * bits) * decode_unrolled(x, decoder, 4).llr)))(llr.at[0].set(0.0))
     assert jnp.isfinite(slope).all() and (jnp.abs(slope[1:]).sum(-1) > 0).all()
 
@@ -179,9 +179,9 @@ def test_whole_chain_of_a_segmented_transport_block():
     words = encode(segment(bits, plan), plan.code)
     sent = [rate_match(words[:, i], plan.code, n) for i, n in enumerate(lengths)]
     llr = jnp.stack([rate_dematch(4.0 * s - 2.0 + jax.random.normal(jax.random.key(i), s.shape), plan.code) for i, s in enumerate(sent)], 1)
-    found = decode(llr, Decoder(plan.code, rows_used(plan.code, max(lengths)), stop="24B"))
+    found = decode(llr, LdpcDecoder(plan.code, rows_used(plan.code, max(lengths)), stop="24B"))
     joined = join(found.bits, plan)
-    assert joined.ok.all() and joined.blocks_ok.all() and len(set(lengths)) == 2
+    assert joined.crc_ok.all() and joined.block_crc_ok.all() and len(set(lengths)) == 2
     np.testing.assert_array_equal(joined.bits, bits)
 
 
@@ -192,10 +192,10 @@ def test_whole_chain_of_a_segmented_transport_block():
     (lambda: block_lengths(101, 2, 2, 4), "multiple"), (lambda: block_lengths(8, 3, 1, 4), "at least 3"),
     (lambda: rate_dematch(np.zeros((1, 7), np.float32), make_code(100, 2), 0, 2), "n=7"),
     (lambda: rate_match(np.zeros((1, 900), np.uint8), make_code(100, 2), 10, 0, 3), "bits_per_symbol=3"),
-    (lambda: Decoder(make_code(100, 2), stop="25A"), "25A"), (lambda: Decoder(make_code(100, 2), rule="max-sum"), "max-sum"),
-    (lambda: decode(np.zeros((2, 899), np.float32), Decoder(make_code(100, 2))), "N = 900"),
-    (lambda: decode(np.zeros((2, 900), np.float32), Decoder(make_code(100, 2)), 0), "iterations=0"),
-    (lambda: decode_unrolled(np.zeros((2, 900), np.float32), Decoder(make_code(100, 2), stop="syndrome"), 2), "derivative"),
+    (lambda: LdpcDecoder(make_code(100, 2), stop="25A"), "25A"), (lambda: LdpcDecoder(make_code(100, 2), check_node_update="max-sum"), "max-sum"),
+    (lambda: decode(np.zeros((2, 899), np.float32), LdpcDecoder(make_code(100, 2))), "N = 900"),
+    (lambda: decode(np.zeros((2, 900), np.float32), LdpcDecoder(make_code(100, 2)), 0), "iterations=0"),
+    (lambda: decode_unrolled(np.zeros((2, 900), np.float32), LdpcDecoder(make_code(100, 2), stop="syndrome"), 2), "derivative"),
 ])
 def test_bad_input_is_named(wrong, text):
     with pytest.raises(ValueError, match=text):

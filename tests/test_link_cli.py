@@ -12,6 +12,7 @@ from mimo_jax.cli import link
 from mimo_jax.propagation.delay_lines import DelayLine
 from mimo_jax.nr.harq import Harq
 from mimo_jax.nr.pusch import Pusch
+from mimo_jax.phy.ofdm import slot_duration_s
 
 
 @given(first=st.integers(-20, 20), count=st.integers(1, 50), step=st.sampled_from([0.1, 0.25, 0.5, 1.0, 3.0]))
@@ -43,7 +44,7 @@ def test_intervals_cover(most, chance):
     rng, pusch = np.random.default_rng(0), Pusch()
     success = 1 - (1 - chance) ** most
     slots = sum(n * chance * (1 - chance) ** (n - 1) for n in range(1, most)) + most * (1 - chance) ** (most - 1)
-    truth = pusch.payload / pusch.slot_s / 1e6 * success / slots
+    truth = pusch.transport_block_size / slot_duration_s(pusch.carrier) / 1e6 * success / slots
     draws = [link.summary(np.minimum(rng.geometric(chance, 400), most + 1), most, pusch) for _ in range(300)]
     assert 0.9 < np.mean([d["throughput_low"] <= truth <= d["throughput_high"] for d in draws]) < 0.99
     assert all(d["residual"][-1] == pytest.approx(d["bler"]) for d in draws)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_jax.phy import ofdm
+from mimo_jax.phy import channel_estimation, ofdm
 
 
 @given(prb=st.sampled_from([1, 7, 24]), spacing=st.sampled_from([15, 30, 60, 120, 240]), slot=st.integers(0, 7), wider=st.booleans())
@@ -14,12 +14,12 @@ from mimo_jax.phy import ofdm
 def test_round_trip_and_energy(prb, spacing, slot, wider):
     carrier = ofdm.Carrier(prb, spacing, 640 if wider else 0)
     grid = jax.random.normal(jax.random.key(prb), (2, 14, carrier.subcarriers), jnp.complex64)
-    wave = ofdm.modulate(grid, carrier, slot)
-    assert wave.shape[-1] == sum(carrier.prefixes(slot)) + 14 * carrier.size
-    np.testing.assert_allclose(ofdm.demodulate(wave, carrier, slot), grid, atol=1e-5)
-    first = carrier.starts(slot)[0]
+    wave = ofdm.ofdm_modulate(grid, carrier, slot)
+    assert wave.shape[-1] == sum(ofdm.cyclic_prefixes(carrier, slot)) + 14 * carrier.size
+    np.testing.assert_allclose(ofdm.ofdm_demodulate(wave, carrier, slot), grid, atol=1e-5)
+    first = ofdm.symbol_starts(carrier, slot)[0]
     np.testing.assert_allclose(jnp.sum(jnp.abs(wave[:, first : first + carrier.size]) ** 2), jnp.sum(jnp.abs(grid[:, 0]) ** 2), rtol=1e-4)
-    np.testing.assert_allclose(wave[:, : carrier.prefixes(slot)[0]], wave[:, carrier.size : first + carrier.size - 0][:, : first], atol=1e-6)
+    np.testing.assert_allclose(wave[:, : ofdm.cyclic_prefixes(carrier, slot)[0]], wave[:, carrier.size : first + carrier.size - 0][:, : first], atol=1e-6)
 
 
 def test_one_subcarrier_is_one_tone():
@@ -28,18 +28,18 @@ def test_one_subcarrier_is_one_tone():
     grid = jax.random.normal(jax.random.key(0), (14, 12), jnp.complex64)
     t = (np.arange(128) - 9) / carrier.sample_rate_hz  # prefix of 9, and 2 more in the first symbol
     tones = np.exp(2j * np.pi * np.outer(carrier.frequencies_hz, t)) / np.sqrt(128)
-    start = carrier.starts()[1] - 9
-    np.testing.assert_allclose(ofdm.modulate(grid, carrier)[start : start + 128], np.asarray(grid)[1] @ tones, atol=1e-5)
+    start = ofdm.symbol_starts(carrier)[1] - 9
+    np.testing.assert_allclose(ofdm.ofdm_modulate(grid, carrier)[start : start + 128], np.asarray(grid)[1] @ tones, atol=1e-5)
 
 
 @given(places=st.lists(st.integers(0, 50), min_size=1, max_size=8, unique=True), a=st.floats(-3, 3), b=st.floats(-3, 3))
 @settings(max_examples=20, deadline=None)
 def test_lines_are_exact_on_lines(places, a, b):
     at = np.sort(places)
-    line = ofdm.straight_line(at, np.arange(51))
+    line = channel_estimation.linear_interpolation(at, np.arange(51))
     values = jnp.asarray((a + b * at)[None] * (1 + 1j), jnp.complex64)
     expected = (a + b * (np.arange(51) if len(at) > 1 else np.full(51, at[0]))) * (1 + 1j)
-    np.testing.assert_allclose(ofdm.interpolate(values, line)[0], expected, atol=2e-3)
+    np.testing.assert_allclose(channel_estimation.interpolate(values, line)[0], expected, atol=2e-3)
 
 
 def test_lmmse_is_the_direct_solution():
@@ -48,10 +48,10 @@ def test_lmmse_is_the_direct_solution():
     tau, powers, noise = np.array([0, 3e-7, 9e-7]), np.array([0.5, 0.3, 0.2]), 0.1
     f, t = np.arange(24) * 3e4, np.arange(6) * 1e-4
     fp, tp = f[1::5], t[[1, 4]]
-    rf, rt = ofdm.delay_covariance(powers, tau, fp, fp), ofdm.doppler_covariance(400.0, tp, tp)
-    cf, ct = ofdm.delay_covariance(powers, tau, f, fp), ofdm.doppler_covariance(400.0, t, tp)
+    rf, rt = channel_estimation.delay_covariance(powers, tau, fp, fp), channel_estimation.doppler_covariance(400.0, tp, tp)
+    cf, ct = channel_estimation.delay_covariance(powers, tau, f, fp), channel_estimation.doppler_covariance(400.0, t, tp)
     seen = (rng.normal(size=(3, 2, 5)) + 1j * rng.normal(size=(3, 2, 5))).astype(np.complex64)
-    found, variance = ofdm.lmmse_estimate(jnp.asarray(seen), noise, ofdm.smoother(rt, ct), ofdm.smoother(rf, cf))
+    found, variance = channel_estimation.lmmse_estimate(jnp.asarray(seen), noise, channel_estimation.smoother(rt, ct), channel_estimation.smoother(rf, cf))
     weights = np.kron(ct, cf) @ np.linalg.inv(np.kron(rt, rf) + noise * np.eye(10))
     np.testing.assert_allclose(found, (seen.reshape(3, 10) @ weights.T).reshape(3, 6, 24), atol=1e-4)
     np.testing.assert_allclose(variance, (1 - np.einsum("ij,ij->i", weights, np.kron(ct, cf).conj()).real).reshape(6, 24), atol=1e-4)

@@ -25,7 +25,7 @@ from ..nr import harq as retransmission
 from ..nr import pusch as uplink
 from ..propagation.delay_lines import PROFILES, Antennas, DelayLine
 from ..nr.harq import Harq
-from ..phy.ofdm import Carrier
+from ..phy.ofdm import Carrier, slot_duration_s
 from ..nr.pusch import Link, Pusch
 from ..units import wilson
 
@@ -84,7 +84,7 @@ class Sweep:
 # %% ../../nbs/90_cli/03_link.ipynb #fd3279cc
 def _needed(sweep: Sweep, key, snr_db: float) -> np.ndarray:
     "Transmissions that each block of a batch needed; one more than allowed if it failed."
-    if sweep.harq: return np.asarray(retransmission.simulate(key, sweep.link, sweep.harq, snr_db, sweep.batch))
+    if sweep.harq: return np.asarray(retransmission.simulate_harq(key, sweep.link, sweep.harq, snr_db, sweep.batch))
     return 2 - np.asarray(uplink.simulate(key, sweep.link, snr_db, sweep.batch).ok).astype(int)
 
 
@@ -110,7 +110,7 @@ def summary(
 ) -> dict:
     "Rates with their 95 % intervals, as plain JSON."
     left = wilson(int(np.sum(needed > most)), len(needed))
-    peak = pusch.payload / pusch.slot_s / 1e6
+    peak = pusch.transport_block_size / slot_duration_s(pusch.carrier) / 1e6
     slots, success = np.minimum(needed, most), needed <= most
     ratio = success.sum() / slots.sum()
     half = 1.96 * np.sqrt(np.sum((success - ratio * slots) ** 2)) / slots.sum()
@@ -201,7 +201,7 @@ def link(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout instead of a table")] = False,
 ) -> None:
     "Block error rate and throughput of a 5G uplink (PUSCH) by SNR."
-    pusch = Pusch(Carrier(prb, spacing), mcs, mcs_table, layers, ports, tpmi)
+    pusch = Pusch(Carrier(prb, spacing), mcs, mcs_table, layers, ports=ports, tpmi=tpmi)
     over = channel(channel_name, pusch.ports, antennas or pusch.ports, delay_spread, speed, polarisation)
     chosen = Link(pusch, over, 0 if channel_name == "awgn" else antennas or pusch.ports, knowledge, detector, iterations)
     sweep = Sweep(chosen, Harq(harq, combining, fading) if harq else None, errors, blocks, batch)
