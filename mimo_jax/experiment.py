@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -108,6 +107,8 @@ def _processor() -> str:
 
 def provenance() -> dict:
     "Versions and machine of this process, for a results file."
+    import jax
+
     devices = jax.devices()
     machine = {"processor": _processor(), "cores": os.cpu_count(), "device": devices[0].device_kind, "devices": len(devices)}
     return {"versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}, "machine": machine}
