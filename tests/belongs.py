@@ -2,8 +2,10 @@
 
     python tests/belongs.py 52_csi      (or csi; prints the files; without a folder all of them)
 
-The rule: a test file belongs to every folder of which it imports a module. What imports of none, such as
-the tests of the book and of the house, belongs to 00_core, with what imports modules of the top level.
+The rule: a test file belongs to every folder of which it imports a module. What imports of none,
+such as
+the tests of the book and of the house, belongs to 00_core, with what imports modules of the top
+level.
 """
 import ast
 import pathlib

@@ -1,4 +1,6 @@
-"""The installed command: exit codes, one JSON object, one line per error, and runs that survive kill -9."""
+"""The installed command: exit codes, one JSON object, one line per error, and runs that survive
+kill -9."""
+
 import json
 import os
 import signal
@@ -22,7 +24,9 @@ HEAVY = ("jax", "numpy", "scipy", "matplotlib")
 
 def call(*arguments):
     command = [MIMO_JAX, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=USER)
+    return subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=USER
+    )
 
 
 def commands(app, *before) -> list[tuple[str, ...]]:
@@ -50,14 +54,18 @@ def test_help_and_usage_errors_import_nothing_heavy():
             "codes = [_run(words) for words in json.loads(sys.argv[1])]\n"
             f"print(json.dumps([codes, [m for m in {HEAVY} if m in sys.modules]]))")
     words = json.dumps([*asked, *USAGE_ERRORS])
-    done = subprocess.run([sys.executable, "-c", code, words], capture_output=True, text=True, env=USER)
+    done = subprocess.run(
+        [sys.executable, "-c", code, words], capture_output=True, text=True, env=USER
+    )
     codes, heavy = json.loads(done.stdout.splitlines()[-1])
     assert codes == [0] * len(asked) + [2] * len(USAGE_ERRORS), done.stderr
     assert not heavy
 
 
 def test_memory_answers_in_json():
-    done = call("memory", "--model", "ae", "--antennas", 4, "--bits", 6, "--device", "v100", "--json")
+    done = call(
+        "memory", "--model", "ae", "--antennas", 4, "--bits", 6, "--device", "v100", "--json"
+    )
     answer = json.loads(done.stdout)
     assert done.returncode == 0 and not answer["fits"] and answer["largest_batch"] == 0
     assert abs(answer["paper_gib"] - 800.9) < 0.1  # the paper prints 800; its formula gives 800.9
@@ -124,7 +132,9 @@ def test_a_killed_run_resumes_to_the_same_file(tmp_path):
     finished = json.loads(partial.read_text())["points"]
     resumed = subprocess.run([*SMOKE, str(killed), "--json"], capture_output=True, text=True,
                              check=True, env=USER)
-    shown = subprocess.run([*SMOKE, str(straight)], capture_output=True, text=True, check=True, env=USER)
+    shown = subprocess.run(
+        [*SMOKE, str(straight)], capture_output=True, text=True, check=True, env=USER
+    )
     after = json.loads((killed / "autoencoder" / "smoke.json").read_text())
     again = [name for name, point in finished.items() if after["points"][name] != point]
     assert not again, f"finished points were computed again: {again}"
@@ -147,7 +157,10 @@ def test_a_signal_ends_in_one_line_and_keeps_what_was_finished(tmp_path, sent, c
     complaint = [line for line in error.splitlines() if line.startswith("mimo-jax:")]
     assert process.returncode == code and len(complaint) == 1 and said in complaint[0]
     assert "Traceback" not in error
-    assert len(json.loads((tmp_path / "autoencoder" / "smoke.partial.json").read_text())["points"]) >= 2
+    assert (
+        len(json.loads((tmp_path / "autoencoder" / "smoke.partial.json").read_text())["points"])
+        >= 2
+    )
 
 
 def test_every_chapter_has_an_experiment_claims_and_patterns_that_match():
@@ -167,19 +180,44 @@ def test_a_smoke_run_gets_no_verdict_but_where_every_size_will_do():
     def row(name, verdict, preset="smoke"):
         return {"id": name, "verdict": verdict, "preset": preset}
 
-    rows = [row("a.formula", "not reproduced"), row("a.ber", "not reproduced"), row("a.gain", "reproduced"),
-            row("a.time", "cannot be tested here"), row("a.ber", "not reproduced", "laptop")]
+    rows = [
+        row("a.formula", "not reproduced"),
+        row("a.ber", "not reproduced"),
+        row("a.gain", "reproduced"),
+        row("a.time", "cannot be tested here"),
+        row("a.ber", "not reproduced", "laptop"),
+    ]
     verdicts = [r["verdict"] for r in cli.judged(rows, ["a.formula"])]
-    assert verdicts == ["not reproduced", cli.TOO_SMALL, cli.TOO_SMALL, "cannot be tested here", "not reproduced"]
+    assert verdicts == [
+        "not reproduced",
+        cli.TOO_SMALL,
+        cli.TOO_SMALL,
+        "cannot be tested here",
+        "not reproduced",
+    ]
 
 
 def test_square_brackets_in_a_ledger_are_text(monkeypatch):
-    claim = {"place": "[red]", "quantity": "[/]", "unit": "", "printed": "1", "value": 1.0, "low": None,
-             "high": None, "preset": None, "verdict": "not reproduced", "reason": "[bold]"}
+    claim = {
+        "place": "[red]",
+        "quantity": "[/]",
+        "unit": "",
+        "printed": "1",
+        "value": 1.0,
+        "low": None,
+        "high": None,
+        "preset": None,
+        "verdict": "not reproduced",
+        "reason": "[bold]",
+    }
     monkeypatch.setattr(cli, "_ledger", lambda *_: [claim])
     shown = CliRunner().invoke(cli.app, ["report", "csi"], catch_exceptions=False).stdout
     assert "[red]" in shown and "[/]" in shown and "[bold]" in shown
 
 
 def test_what_is_not_finite_becomes_null():
-    assert finite({"a": float("nan"), "b": (1.0, float("inf")), "c": "nan"}) == {"a": None, "b": [1.0, None], "c": "nan"}
+    assert finite({"a": float("nan"), "b": (1.0, float("inf")), "c": "nan"}) == {
+        "a": None,
+        "b": [1.0, None],
+        "c": "nan",
+    }

@@ -1,4 +1,6 @@
-"""The repository keeps its order: imports run one way, exports are in step, pages and lines keep their limits."""
+"""The repository keeps its order: imports run one way, exports are in step, pages and lines keep
+their limits."""
+
 import ast
 import json
 import os
@@ -26,14 +28,15 @@ LONGEST_LINE = 100  # characters; the book's column holds 108
 LONGEST_CELL = 30  # lines
 FEWEST_WORDS = 200  # of prose on a page
 LARGEST_PAGE = 400_000  # bytes
-# What every experiment and every command group has by the same name; any other public name means one thing.
+# What every experiment and every command group has; any other public name means one thing.
 SHARED_NAMES = {"points", "answers", "Sizes", "PRESETS", "experiment", "app"}
 # Beginnings of words in British spelling; the project writes American.
 BRITISH = re.compile(
-    r"quantis|normalis|optimis|minimis|maximis|polaris|initialis|serialis|linearis|regularis|equalis"
-    r"|synchronis|visualis|summaris|vectoris|marginalis|recognis|organis|generalis|specialis|factoris"
-    r"|analys(?:e|ed|ing)\b|centre|metre(?!s?_per)|fibre|neighbour|colour|behaviour|favour|honour|grey"
-    r"|modell|labell|travell|signall|catalogue|artefact|defence|licence\b|programme\b",
+    r"quantis|normalis|optimis|minimis|maximis|polaris|initialis|serialis|linearis|regularis"
+    r"|equalis|synchronis|visualis|summaris|vectoris|marginalis|recognis|organis|generalis"
+    r"|specialis|factoris|analys(?:e|ed|ing)\b|centre|metre(?!s?_per)|fibre|neighbour|colour"
+    r"|behaviour|favour|honour|grey|modell|labell|travell|signall|catalogue|artefact|defence"
+    r"|licence\b|programme\b",
     re.I,
 )
 
@@ -44,7 +47,8 @@ def cells(path, kind):
 
 
 def place(name: str) -> int:
-    "How far down the list of folders a dotted module stands; core modules stand at the package's top level."
+    """How far down the list of folders a dotted module stands; core modules stand at the package's
+    top level."""
     return PACKAGES.get(name.split(".")[1], PACKAGES["core"])
 
 
@@ -69,10 +73,14 @@ def test_each_folder_is_one_package_and_only_core_stands_at_the_top():
     found = {p.name for p in (ROOT / "mimo_jax").iterdir() if (p / "__init__.py").exists()}
     assert found == PACKAGES.keys() - {"core"}
     for page in PAGES:
-        for module in re.findall(r"^#\| default_exp (\S+)", "\n".join(cells(page, "code")), flags=re.M):
+        for module in re.findall(
+            r"^#\| default_exp (\S+)", "\n".join(cells(page, "code")), flags=re.M
+        ):
             package, _, name = module.rpartition(".")
             folder = page.parent.name.partition("_")[2]
-            assert (package or "core") == folder and not re.search(r"\d\d_", name), f"{page}: {module}"
+            assert (package or "core") == folder and not re.search(
+                r"\d\d_", name
+            ), f"{page}: {module}"
 
 
 def test_pages_are_numbered_without_gaps_or_doubles():
@@ -160,7 +168,11 @@ def test_a_public_name_means_one_thing():
     assert not (unshared := {n: f for n, f in twice.items() if n not in SHARED_NAMES}), unshared
 
 
-SPELLED = [*PAGES, *SCRIPTS, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile"))]
+SPELLED = [
+    *PAGES,
+    *SCRIPTS,
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")),
+]
 
 
 @pytest.mark.parametrize("path", SPELLED, ids=lambda p: p.stem)
@@ -175,13 +187,20 @@ def test_spelling_is_american(path):
 
 
 def test_the_spelling_check_finds_what_it_should():
-    assert all(BRITISH.search(word) for word in ("quantised", "Neighbours", "grey", "modelling", "analyse"))
-    assert not any(BRITISH.search(word) for word in ("quantized", "parameter", "analysis", "programmer"))
+    assert all(
+        BRITISH.search(word) for word in ("quantised", "Neighbours", "grey", "modelling", "analyse")
+    )
+    assert not any(
+        BRITISH.search(word) for word in ("quantized", "parameter", "analysis", "programmer")
+    )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_pages_carry_outputs_but_no_traces_of_a_machine(path):
     notebook = json.loads(path.read_text())
-    assert all(c.get("execution_count") is None and set(c["metadata"]) <= {"tags"} for c in notebook["cells"])
+    assert all(
+        c.get("execution_count") is None and set(c["metadata"]) <= {"tags"}
+        for c in notebook["cells"]
+    )
     outputs = json.dumps([c.get("outputs", []) for c in notebook["cells"]])
     assert "/root/" not in outputs and "/home/" not in outputs and "Traceback" not in outputs

@@ -19,7 +19,9 @@ SETTINGS = SETTINGS["DEFAULT"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-@pytest.mark.parametrize("ini, toml", [("lib_name", "name"), ("version", "version"), ("description", "description")])
+@pytest.mark.parametrize(
+    "ini, toml", [("lib_name", "name"), ("version", "version"), ("description", "description")]
+)
 def test_name_version_and_description_agree(ini, toml):
     assert SETTINGS[ini] == PROJECT[toml]
 
@@ -44,7 +46,9 @@ def test_installed_version_is_this_one():
 
 def test_nbdev_is_bounded_on_all_four_sides():
     nb = " ".join(PROJECT["optional-dependencies"]["nb"])
-    assert "nbdev==2.4.14" in nb and all(name in nb for name in ("fastcore>=", "execnb>=", "ghapi>=", "fastgit<"))
+    assert "nbdev==2.4.14" in nb and all(
+        name in nb for name in ("fastcore>=", "execnb>=", "ghapi>=", "fastgit<")
+    )
 
 
 def modules_of_pages() -> set[str]:
@@ -74,7 +78,9 @@ def test_the_extra_of_make_lab_has_what_the_pages_import():
     owners = importlib.metadata.packages_distributions()
     for module in modules_of_pages() - BROUGHT - OPTIONAL:
         owned = {owner.lower().replace("_", "-") for owner in owners.get(module, [])}
-        assert owned & names, f"pages import {module}, of {owned or 'nothing installed'}: add it to nb"
+        assert (
+            owned & names
+        ), f"pages import {module}, of {owned or 'nothing installed'}: add it to nb"
 
 
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf8"), re.M))
@@ -107,6 +113,8 @@ def test_test_files_belong_to_the_folders_they_import():
     source = "from mimo_jax.cli import csi\ndef f():\n    import mimo_jax.phy.ofdm"
     assert belongs.folders(source) == {"90_cli", "10_phy"}
     assert belongs.files("csi") == belongs.files("52_csi") != []
-    assert {path for folder in belongs.FOLDERS for path in belongs.files(folder)} == set(belongs.files())
+    assert {path for folder in belongs.FOLDERS for path in belongs.files(folder)} == set(
+        belongs.files()
+    )
     with pytest.raises(ValueError, match="no such folder; choose one of 00_core"):
         belongs.files("53")

@@ -60,7 +60,8 @@ def _cell(value: Any) -> Text:
 def table(rows: Sequence[Mapping], title: str | None = None) -> Table:
     "Rows with equal names as a table; empty without rows."
     names = list(rows[0]) if rows else []
-    made = Table(*(Text(n.replace("_", " ")) for n in names), title=title, box=None, pad_edge=False)
+    headers = [name.replace("_", " ") for name in names]
+    made = Table(*headers, title=title, box=None, pad_edge=False)
     for row in rows:
         made.add_row(*(_cell(row[name]) for name in names))
     return made

@@ -84,9 +84,9 @@ def _throughput_ratio(needed: np.ndarray, most: int) -> tuple[float, float, floa
     "Delivered blocks over used slots, with the ends of its 95 % interval."
     slots = np.minimum(needed, most)
     success = needed <= most
-    ratio = success.sum() / slots.sum()
-    half = NORMAL_95 * np.sqrt(np.sum((success - ratio * slots) ** 2)) / slots.sum()
-    return ratio, max(0, ratio - half), min(1, ratio + half)
+    ratio = float(success.sum() / slots.sum())
+    half = float(NORMAL_95 * np.sqrt(np.sum((success - ratio * slots) ** 2)) / slots.sum())
+    return ratio, max(0.0, ratio - half), min(1.0, ratio + half)
 
 # %% ../../nbs/90_cli/03_sweep.ipynb #c7b20f41
 def summarize(
@@ -120,7 +120,8 @@ def run_sweep(
 ) -> Path:
     "Compute what is missing, write results and plot whole. Returns the results file."
     points = {
-        f"{snr:g} dB": partial(sweep_point, sweep=sweep, snr_db=snr, seed=seed) for snr in snrs_db
+        f"{snr:g} dB": partial(sweep_point, sweep=sweep, snr_db=float(snr), seed=seed)
+        for snr in snrs_db
     }
     made = experiment.Experiment("link", {name: sweep}, lambda *_: points, lambda _: {})
     path = experiment.run(made, name, seed, root, progress)
