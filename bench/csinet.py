@@ -201,7 +201,8 @@ def main():
         return print(json.dumps(inference()))
     if arguments.side:
         return side(arguments.side, arguments.batch, arguments.epochs)
-    from mimo_jax.experiment import provenance, write_whole
+    from mimo_jax.experiment import provenance
+    from mimo_jax.files import write_whole
 
     training = in_turns(arguments.batch, arguments.epochs, arguments.peer)
     ratios = {f"{name} / mimo_jax": round(ms / training["mimo_jax"], 2) for name, ms in training.items()}

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mimo_jax.experiment import provenance, read_json, write_whole
+from mimo_jax.experiment import provenance
+from mimo_jax.files import read_json, write_whole
 from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
 from mimo_jax.nr.ldpc import encode, make_code

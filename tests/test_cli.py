@@ -166,12 +166,12 @@ def test_a_signal_ends_in_one_line_and_keeps_what_was_finished(tmp_path, sent, c
 def test_every_chapter_has_an_experiment_claims_and_patterns_that_match():
     from fnmatch import fnmatch
 
-    from mimo_jax import experiment
+    from mimo_jax import ledger
 
     assert {"autoencoder", "csi"} <= set(cli.CHAPTERS)
     assert list(cli.CHAPTERS.values()) == sorted(cli.CHAPTERS.values())
     for chapter in cli.CHAPTERS:
-        facts, ids = cli._facts(chapter), {claim.id for claim in experiment.claims(chapter)}
+        facts, ids = cli._facts(chapter), {claim.id for claim in ledger.claims(chapter)}
         assert len(facts["headline"]) >= 3 and set(facts["headline"]) <= ids
         assert all(any(fnmatch(i, pattern) for i in ids) for pattern in facts["any_size"])
 

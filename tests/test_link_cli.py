@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mimo_jax import experiment
+from mimo_jax import experiment, files
 from mimo_jax.cli import link, sweep
 from mimo_jax.propagation.delay_lines import DelayLine
 from mimo_jax.nr.harq import Harq
@@ -66,7 +66,7 @@ def test_bad_sizes_and_files(tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         sweep.Sweep(errors=0)
     broken = experiment.partial_path("link", "x", tmp_path)
-    experiment.write_whole(broken, "{")
+    files.write_whole(broken, "{")
     with pytest.raises(ValueError, match="x.partial.json"):
         sweep.run_sweep("x", sweep.Sweep(harq=Harq(2)), (0.0,), root=tmp_path)
 

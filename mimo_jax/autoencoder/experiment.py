@@ -41,7 +41,8 @@ from mimo_jax.autoencoder.soft_bits import (
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #1dcf0b0b
 from .training import Training, fit
-from ..experiment import Experiment, Measured, Point
+from ..experiment import Experiment, Point
+from ..ledger import Measured
 from ..phy.channel import interference
 from ..phy.constellation import bit_error_rate, demap_qam, qam
 from mimo_jax.phy.detection import (

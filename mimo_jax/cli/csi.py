@@ -185,7 +185,7 @@ def export_command(
 ) -> None:
     "Write a network as a .tflite file, once its output was compared."
     from mimo_jax.csi import checkpoints, deployment
-    from mimo_jax.experiment import write_whole
+    from mimo_jax.files import write_whole
 
     model, _ = checkpoints.load_network(network)
     images = _channels(environment, samples, official, seed).train

@@ -138,10 +138,10 @@ def show_sweep(
 ) -> None:
     "Print a results file and where it and its plot are."
     from mimo_jax.cli.sweep import sweep_rows
-    from mimo_jax.experiment import read_json
+    from mimo_jax.files import read_json
 
     results = read_json(path)
-    files = {"file": str(path), "plot": str(path.with_suffix(".png"))}
+    made = {"file": str(path), "plot": str(path.with_suffix(".png"))}
     shown = [
         {
             "SNR (dB)": f"{row['snr_db']:g}", "blocks": row["blocks"], "errors": row["errors"],
@@ -153,5 +153,5 @@ def show_sweep(
         }
         for row in sweep_rows(results)
     ]
-    where = f"{files['file']}  {files['plot']}"
-    show(results | files, as_json, table(shown, title=results["preset"]), where)
+    where = f"{made['file']}  {made['plot']}"
+    show(results | made, as_json, table(shown, title=results["preset"]), where)

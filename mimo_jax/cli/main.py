@@ -24,7 +24,8 @@ from rich.text import Text
 import mimo_jax
 from . import autoencoder, csi, data, link
 from .output import AsJson, number, print_json, screen, table
-from ..experiment import PRESETS
+from ..experiment import PRESET_NAMES
+from ..ledger import MISSED, NOT_RUN, REPRODUCED, UNTESTABLE, ledger
 
 # %% ../../nbs/90_cli/01_main.ipynb #0322ec0a
 def chapter_folders() -> dict[str, str]:
@@ -70,8 +71,7 @@ def _root(version: Annotated[bool, _Version] = False) -> None:
 # %% ../../nbs/90_cli/01_main.ipynb #5d3e9a10
 TOO_SMALL = "too small to judge"
 _VERDICT_STYLES = {
-    "reproduced": "green", "not reproduced": "red", "cannot be tested here": "yellow",
-    TOO_SMALL: "dim", "not run": "dim",
+    REPRODUCED: "green", MISSED: "red", UNTESTABLE: "yellow", TOO_SMALL: "dim", NOT_RUN: "dim",
 }
 
 
@@ -84,7 +84,7 @@ def _facts(chapter: str) -> dict:
 def judged(rows: list[dict], any_size: list[str]) -> list[dict]:
     "Rows of the ledger, with no verdict on what a smoke run is too small to judge."
     def small(row):
-        return row["preset"] == "smoke" and row["verdict"] in ("reproduced", "not reproduced")
+        return row["preset"] == "smoke" and row["verdict"] in (REPRODUCED, MISSED)
 
     def holds(row):
         return any(fnmatch(row["id"], pattern) for pattern in any_size)
@@ -108,9 +108,7 @@ def _experiment(chapter: str):
 
 def _ledger(chapter: str, preset: str | None, results: Path | None) -> list[dict]:
     "The rows of a chapter, judged."
-    from mimo_jax import experiment
-
-    rows = experiment.ledger(_experiment(chapter), preset, results)
+    rows = ledger(_experiment(chapter), preset, results)
     return judged(rows, _facts(chapter)["any_size"])
 
 
@@ -136,7 +134,7 @@ def _show_ledger(rows: list[dict]) -> None:
     "All rows, the reasons of what was missed, and the counts."
     screen().print(table([{"preset": row["preset"]} | _shown(row) for row in rows]))
     for row in rows:
-        if row["verdict"] in ("not reproduced", "cannot be tested here") and row["reason"]:
+        if row["verdict"] in (MISSED, UNTESTABLE) and row["reason"]:
             reason = f" {row['place']}, {row['quantity']}: {row['reason']}"
             screen().print(_verdict_cell(row) + Text(reason), soft_wrap=True)
     counts = ", ".join(f"{n} {verdict}" for verdict, n in _counts(rows).items())
@@ -170,7 +168,7 @@ _Results = Annotated[
     Path | None, typer.Option(help="Folder of results files [default: the nearest results folder].")
 ]
 _Seed = Annotated[int, typer.Option(help="Seed from which every random key is made.", min=0)]
-_Preset = Annotated[str, typer.Option(help=f"Size: {', '.join(PRESETS)}.")]
+_Preset = Annotated[str, typer.Option(help=f"Size: {', '.join(PRESET_NAMES)}.")]
 _Stored = Annotated[
     str | None, typer.Option(help="Size whose results to judge [default: the largest stored].")
 ]

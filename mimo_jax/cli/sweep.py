@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from .. import experiment
+from .. import experiment, files
 from ..nr import harq as retransmission
 from ..nr import pusch as uplink
 from ..nr.harq import Harq
@@ -125,7 +125,7 @@ def run_sweep(
     }
     made = experiment.Experiment("link", {name: sweep}, lambda *_: points, lambda _: {})
     path = experiment.run(made, name, seed, root, progress)
-    experiment.write_whole(path.with_suffix(".png"), plot_sweep(experiment.read_json(path)))
+    files.write_whole(path.with_suffix(".png"), plot_sweep(files.read_json(path)))
     experiment.close("link", name, root)
     return path
 

@@ -22,7 +22,7 @@ from .csinet import Architecture, Conv, CsiNet, Dense, Network
 from .families import FAMILIES, CLNet, CRNet, network
 from .pruning import PRUNED, GroupedDense
 from .training import leaves, pack, restore, unpack
-from ..experiment import write_whole
+from ..files import write_whole
 
 # %% ../../nbs/52_csi/08_checkpoints.ipynb #7344aeab
 class Layer(NamedTuple):

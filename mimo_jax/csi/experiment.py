@@ -27,7 +27,8 @@ from .deployment import Latency, Runner, Size, deployable, export, good_file, in
 from .pruning import PRUNED, SHAPES, GroupedDense, corrected, grouped, inputs_of, mask, prune, sparsity_of, start_banded
 from .quantization import Split, at_precision, exact
 from .training import Channels, Training, fit, quality, reconstruct, start_linear
-from ..experiment import Experiment, Measured, Point
+from ..experiment import Experiment, Point
+from ..ledger import Measured
 from ..propagation.cost2100 import SCENARIOS, draw_channels
 from ..propagation.images import pca_bound, principal_axes, to_layout
 from ..units import db

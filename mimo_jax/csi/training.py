@@ -25,7 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Complex, Float, Key
 
 from .csinet import CsiNet, Network, leaky, to_channels
-from ..experiment import write_whole
+from ..files import write_whole
 from ..propagation.images import principal_axes, rho
 from ..units import db, nmse
 

@@ -24,7 +24,7 @@ from jaxtyping import Complex64, Float32
 
 from . import formats
 from .formats import Images, Speech, naming, optional, utterances
-from ..experiment import read_json, write_whole
+from ..files import read_json, write_whole
 from ..units import format_bytes
 
 # %% ../../nbs/40_data/01_sets.ipynb #47f18566
