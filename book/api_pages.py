@@ -1,7 +1,10 @@
-"""One API page per module, written from the source of the package: a new module appears by itself, and nothing is imported.
+"""One API page per module, written from the source of the package: a new module appears by
+itself, and nothing is imported.
 
-Docstrings are in the pages' own Markdown, with formulas and references, so they go through the same translation as the pages.
+Docstrings are in the pages' own Markdown, with formulas and references, so they go through the
+same translation as the pages.
 """
+
 import ast
 import copy
 import pathlib
@@ -21,7 +24,10 @@ def write(root: pathlib.Path, exports: list[docments.Export]):
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     sources = {module: source_of(root, module) for module in modules}
-    pages = {f"{m}.md": module_page(m, sources[m], names, docments.linker(exports, m)) for m, names in modules.items()}
+    pages = {
+        f"{m}.md": module_page(m, sources[m], names, docments.linker(exports, m))
+        for m, names in modules.items()
+    }
     pages["index.md"] = index_page(sources)
     for path in folder.glob("*.md"):
         if path.name not in pages:
@@ -34,14 +40,22 @@ def write(root: pathlib.Path, exports: list[docments.Export]):
 def source_of(root: pathlib.Path, module: str) -> str:
     "The source of a module of the package."
     path = root.joinpath(*module.split("."))
-    return (path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py").read_text("utf8")
+    return (
+        path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    ).read_text("utf8")
 
 
 def index_page(sources: dict[str, str]) -> str:
     "Every module with its one line."
-    rows = "\n".join(f"* - {{py:mod}}`{module}`\n  - {told(source, str)}" for module, source in sources.items())
-    return f"# API reference\n\nThe package is exported from the pages of this book: one page, one module.\n\n" \
-           f"```{{list-table}}\n:class: parameters\n:header-rows: 1\n\n* - module\n  - what it holds\n{rows}\n```\n"
+    rows = "\n".join(
+        f"* - {{py:mod}}`{module}`\n  - {told(source, str)}" for module, source in sources.items()
+    )
+    return (
+        f"# API reference\n\nThe package is exported from the pages of this book: one page, one "
+        f"module.\n\n"
+        f"```{{list-table}}\n:class: parameters\n:header-rows: 1\n\n* - module\n  - what it holds\n"
+        f"{rows}\n```\n"
+    )
 
 
 def told(source: str, text) -> str:
@@ -56,13 +70,21 @@ def module_page(module: str, source: str, exports: list[docments.Export], link) 
     page = re.search(r"File to edit: (?:\.\./)*(nbs/.+)\.ipynb", source)
     where = f"\n\nTold on the page {{doc}}`/{page[1]}`." if page else ""
     notes = docments.comments(source)
-    known = imported(source, module) | {e.node.name: f"{module}.{e.node.name}" for e in exports if isinstance(e.node, ast.ClassDef)}
+    known = imported(source, module) | {
+        e.node.name: f"{module}.{e.node.name}" for e in exports if isinstance(e.node, ast.ClassDef)
+    }
     parts = [entry(e.node, notes, text, known) for e in exports]
-    return f"# {module.partition('.')[2] or module}\n\n```{{py:module}} {module}\n```\n\n{told(source, text)}{where}\n\n" + "\n\n".join(parts) + "\n"
+    return (
+        f"# {module.partition('.')[2] or module}\n\n```{{py:module}} {module}\n```\n\n"
+        f"{told(source, text)}{where}\n\n"
+        + "\n\n".join(parts)
+        + "\n"
+    )
 
 
 def imported(source: str, module: str) -> dict[str, str]:
-    "Names that a module imports from the package, by where they are from: chapters may call different things by one name."
+    """Names that a module imports from the package, by where they are from: chapters may call
+    different things by one name."""
     found = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -82,20 +104,33 @@ class Qualified(ast.NodeTransformer):
 
 
 def entry(node: ast.AST, notes: dict, text, known: dict[str, str], kind: str = "function") -> str:
-    "One function, class or constant with docstring and parameters; a class with its public methods."
+    """One function, class or constant with docstring and parameters; a class with its public
+    methods."""
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         value = f":value: {ast.unparse(node.value)[:200]}\n\n" if node.value else ""
-        return fenced("data", docments.name_of(node), value + text(notes.get(node.end_lineno, (0, ""))[1]))
+        return fenced(
+            "data", docments.name_of(node), value + text(notes.get(node.end_lineno, (0, ""))[1])
+        )
     inner = [told(node, text)]
     rows = docments.parameters(node, notes)
     with_table = any(row.meaning for row in rows)
     if with_table:
-        inner.append(docments.as_table("field" if isinstance(node, ast.ClassDef) else "parameter", rows, text))
+        inner.append(
+            docments.as_table(
+                "field" if isinstance(node, ast.ClassDef) else "parameter", rows, text
+            )
+        )
     if isinstance(node, ast.ClassDef):
         inner += [entry(method, notes, text, known, "method") for method in methods(node)]
-    if kind == "method" and any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+    if kind == "method" and any(
+        "property" in ast.unparse(decorator) for decorator in node.decorator_list
+    ):
         returns = Qualified(known).visit(copy.deepcopy(node.returns)) if node.returns else None
-        return fenced("property", node.name, (f":type: {docments.as_written(returns)}\n\n" if returns else "") + "\n\n".join(inner))
+        return fenced(
+            "property",
+            node.name,
+            (f":type: {docments.as_written(returns)}\n\n" if returns else "") + "\n\n".join(inner),
+        )
     kind = "class" if isinstance(node, ast.ClassDef) else kind
     return fenced(kind, signature(node, with_table, known), "\n\n".join(inner))
 
@@ -107,16 +142,19 @@ def methods(node: ast.ClassDef) -> list[ast.AST]:
 
 
 def signature(node: ast.AST, told: bool, known: dict[str, str]) -> str:
-    "Name and parameters; with types only where no table tells them."
+    "Name, parameters and what is returned; types of parameters only where no table tells them."
     if isinstance(node, ast.ClassDef):
         fields = [f for f in node.body if isinstance(f, ast.AnnAssign)]
-        shown = [ast.unparse(f.target) + (f"={ast.unparse(f.value)}" if f.value else "") for f in fields]
+        shown = [
+            ast.unparse(f.target) + (f"={ast.unparse(f.value)}" if f.value else "") for f in fields
+        ]
         return f"{node.name}({', '.join(shown)})" if fields else node.name
     args = copy.deepcopy(node.args)
     for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]:
         if arg and arg.annotation:
             arg.annotation = None if told else Qualified(known).visit(arg.annotation)
-    back = f" -> {ast.unparse(Qualified(known).visit(copy.deepcopy(node.returns)))}" if node.returns and not told else ""
+    returns = Qualified(known).visit(copy.deepcopy(node.returns)) if node.returns else None
+    back = f" -> {ast.unparse(returns)}" if returns else ""
     return f"{node.name}({re.sub('^(self|cls)(, )?', '', ast.unparse(args))}){back}"
 
 

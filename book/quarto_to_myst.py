@@ -1,25 +1,35 @@
 """Quarto's Markdown, in which the pages are written, as the MyST Markdown that Sphinx reads.
 
-One regular expression finds what may have to change; fenced code, inline code and formulas are found first and so stay as they are.
+One regular expression finds what may have to change; fenced code, inline code and formulas are
+found first and so stay as they are.
 """
+
 import re
 
-TOKEN = re.compile(r"""
+TOKEN = re.compile(
+    r"""
   (?P<fence>   ^[ \t]*(?P<ticks>`{3,}|~{3,}) .*? (?:^[ \t]*(?P=ticks)[`~]*[ \t]*$|\Z) )
 | (?P<code>    (?P<tick>`+)(?!`) .+? (?<!`)(?P=tick)(?!`) )
 | (?P<equation>(?<!\\)\$\$ (?P<tex>.+?) \$\$ (?:[ \t]*\{\#(?P<label>eq-[\w-]+)\})? )
 | (?P<formula> (?<![\\$])\$(?![\s$]) (?:\\.|[^$\\\n]|\n(?![ \t]*\n))+? (?<!\s)\$(?!\d) )
-| (?P<table>   (?P<rows>(?:^[ \t]*\|[^\n]*\n)+) \n?: [ \t]+ (?P<legend>[^\n]*?) [ \t]* \{\#(?P<table_name>tbl-[\w-]+)\} [ \t]* $ )
-| (?P<heading> ^(?P<hashes>\#{1,6}) [ ]+ (?P<title>[^\n]*?) [ \t]* \{(?P<marks>[#.][^{}\n]*)\} [ \t]* $ )
-| (?P<figure>  !\[(?P<caption>(?:[^\[\]]|\[[^\]]*\])*)\] \((?P<file>[^)\s]+)\) \{\#(?P<figure_name>fig-[\w-]+)(?P<options>[^}]*)\} )
+| (?P<table>   (?P<rows>(?:^[ \t]*\|[^\n]*\n)+)
+               \n?: [ \t]+ (?P<legend>[^\n]*?) [ \t]* \{\#(?P<table_name>tbl-[\w-]+)\} [ \t]* $ )
+| (?P<heading> ^(?P<hashes>\#{1,6}) [ ]+ (?P<title>[^\n]*?) [ \t]*
+               \{(?P<marks>[#.][^{}\n]*)\} [ \t]* $ )
+| (?P<figure>  !\[(?P<caption>(?:[^\[\]]|\[[^\]]*\])*)\] \((?P<file>[^)\s]+)\)
+               \{\#(?P<figure_name>fig-[\w-]+)(?P<options>[^}]*)\} )
 | (?P<cites>   \[(?P<inner>[^\[\]`$]*(?<![\w\\])@[^\[\]`$]*)\](?![(\[]) )
 | (?P<link>    \[(?:[^\[\]]|\[[^\]]*\])*\] \([^)\n]*\) )
 | (?P<angle>   <[^<>\s][^<>\n]*> )
 | (?P<shortcode> \{\{<[^\n]*?>\}\} )
 | (?P<bare>    (?<![\w@/\\.])@(?P<key>[A-Za-z](?:[\w:.-]*\w)?) )
-""", re.X | re.M | re.S)
+""",
+    re.X | re.M | re.S,
+)
 DIV = re.compile(r"[ \t]*:{3,}[ \t]*(?P<attributes>\{.*\}|[\w.-]+)?[ \t]*:*[ \t]*$")
-CITATION = re.compile(r"(?P<before>[^@]*?)(?P<year>-?)@(?P<key>[A-Za-z](?:[\w:.-]*\w)?)(?P<after>[^@]*)")
+CITATION = re.compile(
+    r"(?P<before>[^@]*?)(?P<year>-?)@(?P<key>[A-Za-z](?:[\w:.-]*\w)?)(?P<after>[^@]*)"
+)
 CROSS = {"eq": "eq", "fig": "numref", "tbl": "numref", "sec": "ref"}  # Quarto's prefix: MyST's role
 
 
@@ -29,11 +39,20 @@ class QuartoError(ValueError):
 
 def myst(
     text: str,  # Markdown as Quarto reads it
-    link=lambda name: None,  # name in backticks -> full Python name of what the package exports, or None
+    link=lambda name: None,  # name in backticks -> full name of what the package exports, or None
 ) -> str:
-    "The same text in MyST: equations, figures, tables, sections, references, citations, callouts, links to the API."
-    rules = {"code": code, "equation": equation, "table": table, "heading": heading, "figure": figure, "cites": cites, "bare": bare,
-             "shortcode": shortcode}
+    """The same text in MyST: equations, figures, tables, sections, references, citations, callouts,
+    links to the API."""
+    rules = {
+        "code": code,
+        "equation": equation,
+        "table": table,
+        "heading": heading,
+        "figure": figure,
+        "cites": cites,
+        "bare": bare,
+        "shortcode": shortcode,
+    }
 
     def translated(token: re.Match) -> str:
         rule = rules.get(token.lastgroup)
@@ -53,9 +72,15 @@ def equation(token, again, link) -> str:
     "`$$ ... $$ {#eq-x}` becomes a numbered equation."
     if not token["label"]:
         return token[0]
-    before, after = token.string[: token.start()].rpartition("\n")[2], token.string[token.end():].partition("\n")[0]
+    before, after = (
+        token.string[: token.start()].rpartition("\n")[2],
+        token.string[token.end() :].partition("\n")[0],
+    )
     if before.strip() or after.strip():
-        raise QuartoError(f"equation {{#{token['label']}}} must stand on lines of its own: move {(before.strip() or after.strip())!r} away from it")
+        raise QuartoError(
+            f"equation {{#{token['label']}}} must stand on lines of its own: move "
+            f"{(before.strip() or after.strip())!r} away from it"
+        )
     return f"$${token['tex']}$$ ({token['label']})"
 
 
@@ -68,13 +93,16 @@ def heading(token, again, link) -> str:
 def figure(token, again, link) -> str:
     "`![caption](file){#fig-x width=50%}` becomes a numbered figure."
     options = dict(re.findall(r'([\w-]+)="?([^"\s]+)"?', token["options"]))
-    lines = [f":name: {token['figure_name']}"] + [f":{key}: {value}" for key, value in options.items() if key in ("width", "height", "align")]
+    lines = [f":name: {token['figure_name']}"] + [
+        f":{key}: {value}" for key, value in options.items() if key in ("width", "height", "align")
+    ]
     return "\n".join([f"```{{figure}} {token['file']}", *lines, "", again(token["caption"]), "```"])
 
 
 def table(token, again, link) -> str:
     "A table followed by `: caption {#tbl-x}` becomes a numbered table."
-    return f"```{{table}} {again(token['legend'])}\n:name: {token['table_name']}\n\n{again(token['rows'])}```"
+    head = f"```{{table}} {again(token['legend'])}\n:name: {token['table_name']}"
+    return f"{head}\n\n{again(token['rows'])}```"
 
 
 def cross_reference(key: str) -> str | None:
@@ -96,11 +124,19 @@ def cites(token, again, link) -> str:
         raise QuartoError(f"{token[0]}: each part between semicolons needs exactly one @key")
     roles = [cross_reference(part["key"]) for part in parts]
     if all(roles):
-        return ", ".join(part["before"].strip() + role + part["after"].rstrip() for part, role in zip(parts, roles, strict=True))
+        return ", ".join(
+            part["before"].strip() + role + part["after"].rstrip()
+            for part, role in zip(parts, roles, strict=True)
+        )
     if not any(part["before"].strip() or part["after"].strip() or part["year"] for part in parts):
         return "{cite:p}`" + ",".join(part["key"] for part in parts) + "`"
     style = {"": "alp", "-": "year"}
-    return "(" + "; ".join(f"{part['before'].lstrip()}{{cite:{style[part['year']]}}}`{part['key']}`{part['after'].rstrip()}" for part in parts) + ")"
+    cited = [
+        f"{part['before'].lstrip()}{{cite:{style[part['year']]}}}`{part['key']}`"
+        + part["after"].rstrip()
+        for part in parts
+    ]
+    return f"({'; '.join(cited)})"
 
 
 def shortcode(token, again, link) -> str:
@@ -133,10 +169,19 @@ def callout(attributes: str, body: list[str]) -> list[str]:
         return ["```{bibliography}", "```"]
     kind = re.search(r"callout-(note|tip|warning|important|caution)\b", attributes)
     if not kind:
-        raise QuartoError(f"::: {attributes} is not known here: use .callout-note, -tip, -warning, -important or -caution")
+        raise QuartoError(
+            f"::: {attributes} is not known here: use .callout-note, -tip, -warning, -important or "
+            f"-caution"
+        )
     named, text = re.search(r'title="([^"]*)"', attributes), "\n".join(body).strip("\n").split("\n")
     first = re.match(r"#{1,6} +(.*)", text[0])
     title = named[1] if named else first[1] if first else kind[1].capitalize()
     folded = " dropdown" if re.search(r'collapse="?true', attributes) else ""
     colons = ":" * max([3] + [1 + len(run) for run in re.findall(r"^:{3,}", "\n".join(text), re.M)])
-    return [f"{colons}{{admonition}} {title}", f":class: {kind[1]}{folded}", "", *text[1 if first and not named else 0:], colons]
+    return [
+        f"{colons}{{admonition}} {title}",
+        f":class: {kind[1]}{folded}",
+        "",
+        *text[1 if first and not named else 0 :],
+        colons,
+    ]

@@ -155,13 +155,11 @@ class Conv(nnx.Module):
         self.native = jax.default_backend() != "cpu"
         self.fake_quantize: Any = None
 
-    def __call__(self, x: Float[Array, "batch height width feature"]) -> Float[Array, "batch _ _ output"]:
+    def __call__(self, x: Float[Array, "batch height width feature"]) -> Float[Array, "..."]:
         kernel = self.kernel[...]
         x, kernel = (x, kernel) if self.fake_quantize is None else self.fake_quantize(x, kernel)
-        if self.native:
-            y = native_convolve(x, kernel, self.stride)
-        else:
-            y = convolve(x, kernel, self.stride)
+        compute: Any = native_convolve if self.native else convolve
+        y = compute(x, kernel, self.stride)
         return y if self.bias is None else y + self.bias[...][None, None, None]
 
 # %% ../nbs/00_core/05_layers.ipynb #85bccf74

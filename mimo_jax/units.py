@@ -55,7 +55,9 @@ def format_bytes(n_bytes: int | float) -> str:
 def nmse(
     h: Inexact[Array, "batch ..."],  # truth
     estimate: Inexact[Array, "batch ..."],  # estimate, same shape
-    mean: Literal["of_ratios", "ratio_of"] = "of_ratios",  # mean of ratios (CsiNet), or ratio of means
+    mean: Literal[
+        "of_ratios", "ratio_of"
+    ] = "of_ratios",  # mean of ratios (CsiNet), or ratio of means
 ) -> Float[Array, ""]:
     "Normalised mean square error, linear (@eq-nmse); the mean is over the first axis."
     axes = tuple(range(1, h.ndim))
@@ -87,7 +89,8 @@ def wilson(
     trials: SupportsInt,  # trials made
     confidence: float = 0.95,  # coverage of the interval
 ) -> ErrorRate:
-    "Error rate with Wilson's interval (@eq-wilson). Raises `ValueError` unless 0 <= errors <= trials and trials > 0."
+    """Error rate with Wilson's interval (@eq-wilson). Raises `ValueError` unless 0 <= errors <=
+    trials and trials > 0."""
     return _with_interval(errors, trials, confidence, "wilson")
 
 
@@ -96,14 +99,19 @@ def clopper_pearson(
     trials: SupportsInt,  # trials made
     confidence: float = 0.95,  # coverage of the interval
 ) -> ErrorRate:
-    "Error rate with the exact interval of Clopper and Pearson (1934). Raises `ValueError` as `wilson` does."
+    """Error rate with the exact interval of Clopper and Pearson (1934). Raises `ValueError` as
+    `wilson` does."""
     return _with_interval(errors, trials, confidence, "exact")
 
-
-def _with_interval(errors: SupportsInt, trials: SupportsInt, confidence: float, method: str) -> ErrorRate:
+# %% ../nbs/00_core/01_units.ipynb #cad4efa5
+def _with_interval(
+    errors: SupportsInt, trials: SupportsInt, confidence: float, method: str
+) -> ErrorRate:
     e, n = int(errors), int(trials)
     if not 0 <= e <= n or n == 0:
-        raise ValueError(f"errors={e} of trials={n}: need 0 <= errors <= trials and at least one trial")
+        raise ValueError(
+            f"errors={e} of trials={n}: need 0 <= errors <= trials and at least one trial"
+        )
     interval = stats.binomtest(e, n).proportion_ci(confidence, method)
     return ErrorRate(e / n, float(interval.low), float(interval.high), e, n)
 
@@ -129,7 +137,7 @@ def count_until(
     _, errors, trials = jax.lax.while_loop(unfinished, step, (0, 0, 0))
     return jnp.asarray(errors), jnp.asarray(trials)
 
-
+# %% ../nbs/00_core/01_units.ipynb #4b21baed
 def error_rate(
     simulate: Callable,  # (key, *args) -> (errors, trials); one batch
     key: Key[Array, ""],  # random key
@@ -138,8 +146,12 @@ def error_rate(
     confidence: float = 0.95,  # coverage of the interval
     args: tuple = (),  # passed on to `simulate`
 ) -> ErrorRate:
-    "Error rate of a simulation with Wilson's interval, stopped early. Raises `ValueError` for targets that are not positive."
+    """Error rate of a simulation with Wilson's interval, stopped early. Raises `ValueError` for
+    targets that are not positive."""
     if target_errors < 1 or not 1 <= max_trials < 2**31:
-        raise ValueError(f"target_errors={target_errors}, max_trials={max_trials}: need target_errors >= 1 and 1 <= max_trials < 2**31")
+        raise ValueError(
+            f"target_errors={target_errors}, max_trials={max_trials}: need target_errors >= 1 and "
+            f"1 <= max_trials < 2**31"
+        )
     errors, trials = count_until(simulate, key, target_errors, max_trials, args)
     return wilson(int(errors), int(trials), confidence)

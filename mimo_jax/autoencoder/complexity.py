@@ -35,11 +35,15 @@ def cost_per_bit(
     *shapes: Any,  # of its arguments, as trees of ShapeDtypeStruct
     bits: int,  # per use
 ) -> Cost:
-    "Operations per bit of a program, from the compiler's own analysis; compiles nothing and computes nothing."
+    """Operations per bit of a program, from the compiler's own analysis; compiles nothing and
+    computes nothing."""
     counted = jax.jit(receive).lower(*shapes).cost_analysis() or {}
-    return Cost(counted.get("flops", 0.0) / 2 / USES / bits, counted.get("transcendentals", 0.0) / USES / bits)
+    return Cost(
+        counted.get("flops", 0.0) / 2 / USES / bits,
+        counted.get("transcendentals", 0.0) / USES / bits,
+    )
 
-
+# %% ../../nbs/51_autoencoder/08_complexity.ipynb #23117c01
 def learned_cost(architecture: Architecture) -> Cost:
     "Of an autoencoder's receiver."
     a = architecture
@@ -50,31 +54,43 @@ def learned_cost(architecture: Architecture) -> Cost:
         model.eval()
         return model.hear(y)
 
-    return cost_per_bit(receive, state, jax.ShapeDtypeStruct((USES, a.outputs), jnp.complex64), bits=a.total_bits)
+    return cost_per_bit(
+        receive, state, jax.ShapeDtypeStruct((USES, a.outputs), jnp.complex64), bits=a.total_bits
+    )
 
 # %% ../../nbs/51_autoencoder/08_complexity.ipynb #e2207c6e
 DETECTORS = ("mmse", "ml")
 LARGEST_COUNTED = 16  # log2 of the most hypotheses that are counted
 
-
+# %% ../../nbs/51_autoencoder/08_complexity.ipynb #1ce1bf19
 def detector_cost(
     detector: str,  # one of DETECTORS
     antennas: int,  # at both ends
     bits_per_symbol: int,  # k
 ) -> Cost:
-    "Of a soft detector that knows the channel. Raises `ValueError` for an unknown one, and past 2**16 hypotheses."
+    """Of a soft detector that knows the channel. Raises `ValueError` for an unknown one, and past
+    2**16 hypotheses."""
     if detector not in DETECTORS:
         raise ValueError(f"detector {detector!r}: choose one of {', '.join(DETECTORS)}")
     bits = antennas * bits_per_symbol
     if detector == "mmse":
-        shapes = jax.ShapeDtypeStruct((USES, antennas), jnp.complex64), jax.ShapeDtypeStruct((1, antennas, antennas), jnp.complex64)
+        shapes = jax.ShapeDtypeStruct((USES, antennas), jnp.complex64), jax.ShapeDtypeStruct(
+            (1, antennas, antennas), jnp.complex64
+        )
         return cost_per_bit(partial(_mmse, bits_per_symbol), *shapes, bits=bits)
     if bits > LARGEST_COUNTED:
-        raise ValueError(f"{antennas} antennas of {bits_per_symbol} bits: 2**{bits} hypotheses exceed 2**{LARGEST_COUNTED}")
-    shapes = jax.ShapeDtypeStruct((USES, antennas), jnp.complex64), jax.ShapeDtypeStruct((2**bits, antennas), jnp.complex64)
-    return cost_per_bit(jax.vmap(partial(_enumerate, labels(bits).astype(bool)), (0, None)), *shapes, bits=bits)
+        raise ValueError(
+            f"{antennas} antennas of {bits_per_symbol} bits: 2**{bits} hypotheses exceed "
+            f"2**{LARGEST_COUNTED}"
+        )
+    shapes = jax.ShapeDtypeStruct((USES, antennas), jnp.complex64), jax.ShapeDtypeStruct(
+        (2**bits, antennas), jnp.complex64
+    )
+    return cost_per_bit(
+        jax.vmap(partial(_enumerate, labels(bits).astype(bool)), (0, None)), *shapes, bits=bits
+    )
 
-
+# %% ../../nbs/51_autoencoder/08_complexity.ipynb #f35c1b44
 def _mmse(bits_per_symbol: int, y, H):
     estimate = lmmse(y, H, 0.1)
     return demap_qam(estimate.x, estimate.noise, bits_per_symbol)
@@ -82,7 +98,9 @@ def _mmse(bits_per_symbol: int, y, H):
 
 def _enumerate(bits, y, arrivals):
     metric = -jnp.sum(jnp.abs(y[None] - arrivals) ** 2, -1)
-    with_bit, without = jnp.where(bits.T, metric[None], -jnp.inf), jnp.where(bits.T, -jnp.inf, metric[None])
+    with_bit, without = jnp.where(bits.T, metric[None], -jnp.inf), jnp.where(
+        bits.T, -jnp.inf, metric[None]
+    )
     return jax.nn.logsumexp(with_bit, -1) - jax.nn.logsumexp(without, -1)
 
 # %% ../../nbs/51_autoencoder/08_complexity.ipynb #d53354dc

@@ -32,11 +32,20 @@ def codebook(
     key: Key[Array, ""] | None = None,  # of the sample, when there are too many messages to list
     snr_db: float | None = None,  # where the transmitter is told the SNR
 ) -> tuple[Integer[Array, "message bit"], Complex[Array, "message tx"]]:
-    "Bits and transmitted symbols of all messages, or of 2**16 random ones; where the transmitter knows the channel, each for a channel of its own."
+    """Bits and transmitted symbols of all messages, or of 2**16 random ones; where the transmitter
+    knows the channel, each for a channel of its own."""
     a, key = model.architecture, jax.random.key(0) if key is None else key
     everything = a.total_bits <= FEW_BITS and a.csi != "both"
-    bits = jnp.asarray(labels(a.total_bits)) if everything else random_bits(key, (2**FEW_BITS, a.total_bits))
-    H = rayleigh(jax.random.fold_in(key, 1), (bits.shape[0], a.outputs, a.antennas)) if a.csi == "both" else None
+    bits = (
+        jnp.asarray(labels(a.total_bits))
+        if everything
+        else random_bits(key, (2**FEW_BITS, a.total_bits))
+    )
+    H = (
+        rayleigh(jax.random.fold_in(key, 1), (bits.shape[0], a.outputs, a.antennas))
+        if a.csi == "both"
+        else None
+    )
     return bits, model.encode(bits, H, snr_db)
 
 # %% ../../nbs/51_autoencoder/04_evaluation.ipynb #0f0b066a
@@ -53,9 +62,14 @@ def learned_link(model: Autoencoder, H: Channel) -> Link:
     "An autoencoder as a link."
     graph, state = nnx.split(model)
     energy = cache(lambda snr_db: mean_energy(codebook(model, snr_db=snr_db)[1]))
-    return Link(_learned(graph), (state, H), model.architecture.total_bits, energy if model.architecture.knows_snr else lambda snr_db: energy(0.0))
+    return Link(
+        _learned(graph),
+        (state, H),
+        model.architecture.total_bits,
+        energy if model.architecture.knows_snr else lambda snr_db: energy(0.0),
+    )
 
-
+# %% ../../nbs/51_autoencoder/04_evaluation.ipynb #2112daf1
 @cache
 def _learned(graph) -> Callable:
     def send(key, bits, args, n0, snr_db):
@@ -76,9 +90,14 @@ def qam_link(
 ) -> Link:
     "QAM on every antenna and a detector of the foundations as a link."
     shape = (antennas, antennas) if H is None else H.shape[-2:]
-    return Link(_detected(detect, bits_per_symbol, shape), (H,), bits_per_symbol * shape[1], lambda snr_db: 1.0)
+    return Link(
+        _detected(detect, bits_per_symbol, shape),
+        (H,),
+        bits_per_symbol * shape[1],
+        lambda snr_db: 1.0,
+    )
 
-
+# %% ../../nbs/51_autoencoder/04_evaluation.ipynb #b19fccea
 @cache
 def _detected(detect, bits_per_symbol: int, shape: tuple[int, int]) -> Callable:
     def send(key, bits, args, n0, snr_db):
@@ -99,7 +118,8 @@ def error_curve(
     uses: int = 8192,  # uses of the channel at a time
     until: float = 0.0,  # the curve ends with its first point below this rate
 ) -> list[ErrorRate]:
-    "Bit error rate at equal transmitted energy, one point per SNR. Raises `ValueError` for a grid out of order."
+    """Bit error rate at equal transmitted energy, one point per SNR. Raises `ValueError` for a grid
+    out of order."""
     snrs, points = in_order(snrs_db), []
     simulate = _uncoded(link.send, link.bits, uses)
     for k, s in zip(jax.random.split(key, len(snrs)), snrs, strict=True):
@@ -109,7 +129,7 @@ def error_curve(
             break
     return points
 
-
+# %% ../../nbs/51_autoencoder/04_evaluation.ipynb #3266e614
 @cache
 def _uncoded(send, sent: int, uses: int) -> Callable:
     "A simulation for `error_rate`: compiled once for links that differ in weights or channel."
@@ -135,10 +155,14 @@ def best_link(
     H: Complex[Array, "1 rx tx"],  # channel
     snr_db: float | None = None,  # where the transmitter is told the SNR, which constellation
 ) -> Link:
-    "A learned constellation with the best receiver that it can have. Raises `ValueError` where it cannot be listed."
+    """A learned constellation with the best receiver that it can have. Raises `ValueError` where it
+    cannot be listed."""
     a = model.architecture
     if a.total_bits > FEW_BITS or a.csi == "both":
-        raise ValueError(f"{a.total_bits} bits per use, csi={a.csi!r}: only one list of at most 2**{FEW_BITS} symbols can be searched")
+        raise ValueError(
+            f"{a.total_bits} bits per use, csi={a.csi!r}: only one list of at most 2**{FEW_BITS} "
+            f"symbols can be searched"
+        )
     x = codebook(model, snr_db=snr_db)[1]
     return Link(_searched, (x, H), a.total_bits, lambda snr_db: mean_energy(x))
 
@@ -146,7 +170,7 @@ def best_link(
 SEARCHED_AT_ONCE = 2**22  # distances held in memory
 FAINT = 1e-37  # least probability that is told from none: logits stay within 85
 
-
+# %% ../../nbs/51_autoencoder/04_evaluation.ipynb #6e55a0e8
 def _searched(key, bits, args, n0, snr_db):
     "Posterior of every bit by one exponential per symbol of the list and one matrix product."
     x, H = args
@@ -166,7 +190,8 @@ def snr_at(
     snrs_db: Sequence[float] | np.ndarray,  # increasing
     rates: Sequence[float] | np.ndarray,  # bit error rates
 ) -> float | None:
-    "SNR in dB where a curve first reaches an error rate (log-linear), or None. Raises `ValueError` for a grid out of order."
+    """SNR in dB where a curve first reaches an error rate (log-linear), or None. Raises
+    `ValueError` for a grid out of order."""
     below = np.flatnonzero(np.asarray(rates) <= rate) if in_order(snrs_db) else []
     if len(below) == 0 or below[0] == 0:
         return None

@@ -20,16 +20,37 @@ import numpy as np
 from scipy import stats
 
 from . import measured, memory
-from .evaluation import Link, best_link, codebook, error_curve, in_order, learned_link, qam_link, snr_at
+from mimo_jax.autoencoder.evaluation import (
+    Link,
+    best_link,
+    codebook,
+    error_curve,
+    in_order,
+    learned_link,
+    qam_link,
+    snr_at,
+)
 from .fading import ALLOCATIONS, precoded_link
 from .model import Architecture
-from .soft_bits import best_scale, block_error_curve, mutual_information, soft_output
+from mimo_jax.autoencoder.soft_bits import (
+    best_scale,
+    block_error_curve,
+    mutual_information,
+    soft_output,
+)
+
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #1dcf0b0b
 from .training import Training, fit
 from ..experiment import Experiment, Point
 from ..ledger import Measured
 from ..phy.channel import interference
 from ..phy.constellation import bit_error_rate, demap_qam, qam
-from ..phy.detection import lmmse, maximum_likelihood_llr, maximum_likelihood_llr_by_axis, zero_forcing
+from mimo_jax.phy.detection import (
+    lmmse,
+    maximum_likelihood_llr,
+    maximum_likelihood_llr_by_axis,
+    zero_forcing,
+)
 from ..units import from_db
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #42b4b7e0
@@ -59,12 +80,15 @@ class Case:
     def architecture(self, kind: str, sizes: "Sizes") -> Architecture:
         "The network of one kind for this link at a preset's size."
         tx, rx = (round(self.widen * width) for width in (sizes.hidden_tx, sizes.hidden_rx))
-        return Architecture(kind, self.antennas, self.bits, hidden_tx=tx, hidden_rx=rx, **dict(self.side))
+        return Architecture(
+            kind, self.antennas, self.bits, hidden_tx=tx, hidden_rx=rx, **dict(self.side)
+        )
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #d1fe2d06
 @dataclass(frozen=True)
 class Sizes:
-    "What a preset of the autoencoder chapter runs. Raises `ValueError` for no seeds or a case that is not known."
+    """What a preset of the autoencoder chapter runs. Raises `ValueError` for no seeds or a case
+    that is not known."""
 
     hidden_tx: int = 64  # H_T
     hidden_rx: int = 256  # H_R
@@ -75,7 +99,9 @@ class Sizes:
     max_bits: int = 4 * 10**6  # bits after which to give up
     until: float = 5e-6  # a curve ends below this bit error rate
     coded_blocks: int = 2000  # code blocks after which to give up; 0 leaves soft bits out
-    compiled: tuple[tuple, ...] = ()  # kind, antennas, bits, batch, H_T, H_R of the plans asked of the compiler
+    compiled: tuple[
+        tuple, ...
+    ] = ()  # kind, antennas, bits, batch, H_T, H_R of the plans asked of the compiler
     measured: tuple[tuple, ...] = ()  # the same, of the processes that are watched
     scale: tuple[tuple[int, int], ...] = ()  # antennas and bits of the largest trainings
     scale_steps: int = 300  # updates of each
@@ -98,14 +124,29 @@ def _grid(low: float, high: float, step: float = 1.0) -> tuple[float, ...]:
 
 ALL_BITS = (("csi", "both"),)
 RAYLEIGH = {
-    "channel": "rayleigh", "antennas": 2, "bits": 2, "train_db": 12.0, "snrs_db": _grid(0.0, 24.0, 2.0), "seeds": 1, "widen": 1.5, "longer": 2.0,
+    "channel": "rayleigh",
+    "antennas": 2,
+    "bits": 2,
+    "train_db": 12.0,
+    "snrs_db": _grid(0.0, 24.0, 2.0),
+    "seeds": 1,
+    "widen": 1.5,
+    "longer": 2.0,
 }
 QAM16 = {"channel": "awgn", "antennas": 2, "bits": 4, "snrs_db": _grid(4.0, 20.0), "longer": 1.5}
+
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #5e1db2c1
 CASES = {
     "awgn": Case("awgn", 2, 2, 8.0, _grid(0.0, 14.0), KINDS, ("ml",)),
-    "interference": Case("interference", 2, 2, 8.0, _grid(0.0, 15.0), KINDS, ("zf", "mmse", "ml"), soft=True),
-    "interference4": Case("interference", 4, 2, 9.0, _grid(0.0, 17.0), detectors=("mmse", "ml"), longer=1.5),
-    "interference8": Case("interference", 8, 2, 9.0, _grid(0.0, 18.0), detectors=("mmse", "ml"), widen=1.5, longer=1.5),
+    "interference": Case(
+        "interference", 2, 2, 8.0, _grid(0.0, 15.0), KINDS, ("zf", "mmse", "ml"), soft=True
+    ),
+    "interference4": Case(
+        "interference", 4, 2, 9.0, _grid(0.0, 17.0), detectors=("mmse", "ml"), longer=1.5
+    ),
+    "interference8": Case(
+        "interference", 8, 2, 9.0, _grid(0.0, 18.0), detectors=("mmse", "ml"), widen=1.5, longer=1.5
+    ),
     "qam16": Case(**QAM16, train_db=18.0, detectors=("ml",)),
     "qam64": Case("awgn", 2, 6, 27.0, _grid(10.0, 27.0), detectors=("ml",), widen=1.5, longer=2.5),
     "qam16-at-10": Case(**QAM16, train_db=10.0, seeds=1),
@@ -113,9 +154,15 @@ CASES = {
     "qam16-range": Case(**QAM16, train_db=(8.0, 20.0), seeds=1),
     "qam16-told": Case(**QAM16, train_db=(8.0, 20.0), seeds=1, side=(("knows_snr", True),)),
     "rayleigh-open": Case(**RAYLEIGH, side=(("csi", "receiver"),), detectors=("mmse", "ml")),
-    "rayleigh-closed": Case(**RAYLEIGH, kinds=("bae", "tanh-bae"), side=ALL_BITS, detectors=("water-filling", "loading")),
-    "rayleigh-fed-back": Case(**RAYLEIGH, kinds=("bae",), side=(*ALL_BITS, ("csi_bits", 2)), detectors=("loading",)),
+    "rayleigh-closed": Case(
+        **RAYLEIGH, kinds=("bae", "tanh-bae"), side=ALL_BITS, detectors=("water-filling", "loading")
+    ),
+    "rayleigh-fed-back": Case(
+        **RAYLEIGH, kinds=("bae",), side=(*ALL_BITS, ("csi_bits", 2)), detectors=("loading",)
+    ),
 }
+
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #78b9bb29
 CHANNELS = {
     "awgn": lambda antennas: jnp.eye(antennas, dtype=jnp.complex64)[None],
     "interference": lambda antennas: interference(antennas)[None],
@@ -125,72 +172,134 @@ CHANNELS = {
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #0ea1cf36
 SMALL_PLANS = (("bae", 2, 2, 2048, 64, 256), ("ae", 4, 3, 2048, 64, 256))
 PLANS = SMALL_PLANS + (
-    ("ae", 2, 2, 2048, 256, 2048), ("ae", 2, 4, 2048, 256, 2048), ("ae", 2, 6, 2048, 256, 2048), ("ae", 4, 2, 2048, 256, 2048),
-    ("ae", 4, 3, 2048, 256, 2048), ("ae", 4, 4, 2048, 256, 2048), ("ae", 4, 3, 128, 256, 2048), ("bae", 2, 2, 2048, 256, 2048),
-    ("bae", 4, 6, 2048, 256, 2048), ("bae", 2, 2, 128, 256, 2048), ("bae", 2, 2, 4096, 256, 2048), ("bae", 64, 10, 2048, 256, 2048),
+    ("ae", 2, 2, 2048, 256, 2048),
+    ("ae", 2, 4, 2048, 256, 2048),
+    ("ae", 2, 6, 2048, 256, 2048),
+    ("ae", 4, 2, 2048, 256, 2048),
+    ("ae", 4, 3, 2048, 256, 2048),
+    ("ae", 4, 4, 2048, 256, 2048),
+    ("ae", 4, 3, 128, 256, 2048),
+    ("bae", 2, 2, 2048, 256, 2048),
+    ("bae", 4, 6, 2048, 256, 2048),
+    ("bae", 2, 2, 128, 256, 2048),
+    ("bae", 2, 2, 4096, 256, 2048),
+    ("bae", 64, 10, 2048, 256, 2048),
     ("tanh-bae", 4, 6, 2048, 256, 2048),
 )
 FIG2A, FIG2B = ((2, 2), (2, 4), (2, 6), (4, 2)), ((2, 2), (4, 2), (16, 2), (64, 2))
-MEASURED = tuple((kind, n, k, 2048, 256, 2048) for kind, sizes in (("ae", FIG2A), ("bae", FIG2B)) for n, k in sizes)
+MEASURED = tuple(
+    (kind, n, k, 2048, 256, 2048)
+    for kind, sizes in (("ae", FIG2A), ("bae", FIG2B))
+    for n, k in sizes
+)
 SCALE = ((16, 6), (16, 10), (64, 6), (64, 10))
 WHOLE = {"compiled": PLANS, "measured": MEASURED, "scale": SCALE}
+
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #956ddebd
 PRESETS = {
     "smoke": Sizes(
-        32, 128, Training(steps=400, batch=1024, learning_rate=4e-3), 1, ("awgn", "interference"), 200, 400_000, 1e-3, 0, SMALL_PLANS,
-        scale=((16, 6),), scale_steps=2,
+        32,
+        128,
+        Training(steps=400, batch=1024, learning_rate=4e-3),
+        1,
+        ("awgn", "interference"),
+        200,
+        400_000,
+        1e-3,
+        0,
+        SMALL_PLANS,
+        scale=((16, 6),),
+        scale_steps=2,
     ),
     "laptop": Sizes(**WHOLE),
-    "paper": Sizes(256, 2048, Training(), 3, target_errors=2000, max_bits=10**9, **WHOLE, fixed_widths=True),
+    "paper": Sizes(
+        256, 2048, Training(), 3, target_errors=2000, max_bits=10**9, **WHOLE, fixed_widths=True
+    ),
 }
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #47364a73
 def _key(seed: int, name: str):
     "A key of its own for every point."
-    return jax.random.fold_in(jax.random.key(seed), int.from_bytes(name.encode(), "big") % (2**31 - 1))
+    return jax.random.fold_in(
+        jax.random.key(seed), int.from_bytes(name.encode(), "big") % (2**31 - 1)
+    )
 
 
 def _curve(sizes: Sizes, link: Link, snrs_db, key, max_bits: int | None = None) -> dict:
     "A curve as it is stored: counts, from which rates and intervals follow."
-    points = error_curve(link, snrs_db, key, sizes.target_errors, max_bits or sizes.max_bits, until=sizes.until)
-    return {"snr_db": list(snrs_db[: len(points)]), "errors": [p.errors for p in points], "trials": [p.trials for p in points]}
+    points = error_curve(
+        link, snrs_db, key, sizes.target_errors, max_bits or sizes.max_bits, until=sizes.until
+    )
+    return {
+        "snr_db": list(snrs_db[: len(points)]),
+        "errors": [p.errors for p in points],
+        "trials": [p.trials for p in points],
+    }
 
 
 SOFT_DB = (2.0, 4.0, 6.0, 8.0, 10.0)  # where soft bits are measured
 CODED_DB = _grid(0.0, 4.0, 0.5)  # where blocks are
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #39a640d8
 def _soft(link: Link, key, most: int) -> dict:
     "Mutual information and best scale of a link's soft bits, and its coded blocks."
     heard = [soft_output(link, s, jax.random.fold_in(key, i)) for i, s in enumerate(SOFT_DB)]
     coded = block_error_curve(link, CODED_DB, key, target_errors=100, max_blocks=most)
     return {
-        "snr_db": list(SOFT_DB), "information": [float(mutual_information(*h)) for h in heard], "scale": [best_scale(*h) for h in heard],
-        "coded_db": list(CODED_DB), "block_errors": [p.errors for p in coded], "blocks": [p.trials for p in coded],
+        "snr_db": list(SOFT_DB),
+        "information": [float(mutual_information(*h)) for h in heard],
+        "scale": [best_scale(*h) for h in heard],
+        "coded_db": list(CODED_DB),
+        "block_errors": [p.errors for p in coded],
+        "blocks": [p.trials for p in coded],
     }
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #1a676dda
 FEW_POINTS = 512  # of constellations that are stored
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #511c873c
 def _model(sizes: Sizes, seed: int, name: str, report) -> dict:
     "Train one model and measure what it is worth."
     where, kind, number = name.split("/")
     case = sizes.case(where)
-    keys, H, a = jax.random.split(_key(seed, name), 4), CHANNELS[case.channel](case.antennas), case.architecture(kind, sizes)
-    training = replace(sizes.training, snr_db=case.train_db, steps=round(case.longer * sizes.training.steps))
+    keys, H, a = (
+        jax.random.split(_key(seed, name), 4),
+        CHANNELS[case.channel](case.antennas),
+        case.architecture(kind, sizes),
+    )
+    training = replace(
+        sizes.training, snr_db=case.train_db, steps=round(case.longer * sizes.training.steps)
+    )
     start = time.perf_counter()
     model, loss = fit(a, training, H, keys[0], lambda fraction: report(0.8 * fraction))
     speed = training.steps * training.batch * a.total_bits / (time.perf_counter() - start)
     link, first = learned_link(model, H), number == "0"
     energy = float(np.mean([float(link.energy(s)) for s in case.snrs_db]))
-    found = _curve(sizes, link, case.snrs_db, keys[1]) | {"energy": energy, "loss": float(loss[-100:].mean()), "bits_per_s": speed}
+    found = _curve(sizes, link, case.snrs_db, keys[1]) | {
+        "energy": energy,
+        "loss": float(loss[-100:].mean()),
+        "bits_per_s": speed,
+    }
     if a.csi == "none" and a.total_bits <= 12 and first:
         x = codebook(model, snr_db=float(np.median(case.snrs_db)))[1]
         x = x[:: max(1, len(x) // FEW_POINTS)]
-        found["constellation"] = {"real": np.round(x.real, 3).tolist(), "imag": np.round(x.imag, 3).tolist()}
+        found["constellation"] = {
+            "real": np.round(x.real, 3).tolist(),
+            "imag": np.round(x.imag, 3).tolist(),
+        }
     if a.csi == "none" and not a.knows_snr and first and kind == "tanh-bae":
-        found["best_receiver"] = _curve(sizes, best_link(model, H), case.snrs_db[::2], keys[2], sizes.max_bits // (4 if a.total_bits <= 12 else 40))
-    return found | ({"soft": _soft(link, keys[3], sizes.coded_blocks)} if case.soft and first and sizes.coded_blocks else {})
+        found["best_receiver"] = _curve(
+            sizes,
+            best_link(model, H),
+            case.snrs_db[::2],
+            keys[2],
+            sizes.max_bits // (4 if a.total_bits <= 12 else 40),
+        )
+    return found | (
+        {"soft": _soft(link, keys[3], sizes.coded_blocks)}
+        if case.soft and first and sizes.coded_blocks
+        else {}
+    )
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #2235c212
 def _linear(detector, bits: int):
@@ -212,13 +321,17 @@ def _searched(bits: int, real: bool):
 
 DETECTORS = ("zf", "mmse", "ml", *ALLOCATIONS)
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #7fefb7cf
 def detector_link(case: Case, detector: str) -> Link:
     "The link of a detector or precoder that knows the channel, for QAM of the case's size."
     if detector in ALLOCATIONS:
         return precoded_link(detector, dict(case.side).get("csi_bits"), case.antennas, case.bits)
     H = CHANNELS[case.channel](case.antennas)
-    detect = _searched(case.bits, H is not None) if detector == "ml" else _linear({"zf": zero_forcing, "mmse": lmmse}[detector], case.bits)
+    detect = (
+        _searched(case.bits, H is not None)
+        if detector == "ml"
+        else _linear({"zf": zero_forcing, "mmse": lmmse}[detector], case.bits)
+    )
     return qam_link(detect, case.bits, H, case.antennas)
 
 
@@ -227,7 +340,9 @@ def _baseline(sizes: Sizes, seed: int, name: str, report) -> dict:
     where, detector = name.split("/")
     case, key = sizes.case(where), _key(seed, name)
     link = detector_link(case, detector)
-    return _curve(sizes, link, case.snrs_db, key) | ({"soft": _soft(link, key, sizes.coded_blocks)} if case.soft and sizes.coded_blocks else {})
+    return _curve(sizes, link, case.snrs_db, key) | (
+        {"soft": _soft(link, key, sizes.coded_blocks)} if case.soft and sizes.coded_blocks else {}
+    )
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #cb607c68
 def _plan(plan: tuple, report) -> dict:
@@ -235,42 +350,82 @@ def _plan(plan: tuple, report) -> dict:
     kind, antennas, bits, batch, tx, rx = plan
     a = Architecture(kind, antennas, bits, hidden_tx=tx, hidden_rx=rx)
     ours, paper = memory.estimate(a, batch).total, memory.paper_bytes(a, batch)
-    return {"compiled_bytes": measured.compiled_bytes(a, batch), "estimate_bytes": ours, "paper_bytes": paper}
+    return {
+        "compiled_bytes": measured.compiled_bytes(a, batch),
+        "estimate_bytes": ours,
+        "paper_bytes": paper,
+    }
 
 
 def _watched(plan: tuple, report) -> dict:
     "The same, and what a process really takes."
     kind, antennas, bits, batch, tx, rx = plan
-    seen = measured.measure(Architecture(kind, antennas, bits, hidden_tx=tx, hidden_rx=rx), Training(steps=3, batch=batch))
+    seen = measured.measure(
+        Architecture(kind, antennas, bits, hidden_tx=tx, hidden_rx=rx),
+        Training(steps=3, batch=batch),
+    )
     return _plan(plan, report) | {"measured_bytes": seen.peak_bytes}
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #d6a91d45
 def _option(precision: str, accumulate: int, report) -> dict:
     "The compiler's plan with the options that save memory, for 4x4 of 64-QAM size."
     a = Architecture("bae", 4, 6)
     ours = memory.estimate(a, 2048, precision, accumulate).total
-    return {"compiled_bytes": measured.compiled_bytes(a, 2048, precision, accumulate), "estimate_bytes": ours}
+    return {
+        "compiled_bytes": measured.compiled_bytes(a, 2048, precision, accumulate),
+        "estimate_bytes": ours,
+    }
 
 
 def _large(antennas: int, bits: int, steps: int, report) -> dict:
     "A short training of many antennas in a process that is watched."
-    a, training = Architecture("tanh-bae", antennas, bits), Training(steps=steps, batch=256, learning_rate=5e-4, snr_db=40.0)
+    a, training = Architecture("tanh-bae", antennas, bits), Training(
+        steps=steps, batch=256, learning_rate=5e-4, snr_db=40.0
+    )
     seen = measured.measure(a, training)
-    return seen._asdict() | {"bits": a.total_bits, "steps": steps, "measured_bytes": seen.peak_bytes, "estimate_bytes": memory.estimate(a, 256).total}
+    return seen._asdict() | {
+        "bits": a.total_bits,
+        "steps": steps,
+        "measured_bytes": seen.peak_bytes,
+        "estimate_bytes": memory.estimate(a, 256).total,
+    }
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #388fd824
 def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     "Every point of the chapter, in order."
-    found: dict[str, Point] = {"memory/table2": lambda report: memory.table2(), "memory/text": lambda report: memory_text()}
-    found |= {"memory/compiler/" + " ".join(map(str, plan)): partial(_plan, plan) for plan in sizes.compiled}
-    found |= {"memory/measured/" + " ".join(map(str, plan)): partial(_watched, plan) for plan in sizes.measured}
-    options = [(p, n) for p in ("float32", "bfloat16") for n in (1, 4, 16)] if sizes.compiled == PLANS else []
+    found: dict[str, Point] = {
+        "memory/table2": lambda report: memory.table2(),
+        "memory/text": lambda report: memory_text(),
+    }
+    found |= {
+        "memory/compiler/" + " ".join(map(str, plan)): partial(_plan, plan)
+        for plan in sizes.compiled
+    }
+    found |= {
+        "memory/measured/" + " ".join(map(str, plan)): partial(_watched, plan)
+        for plan in sizes.measured
+    }
+    options = (
+        [(p, n) for p in ("float32", "bfloat16") for n in (1, 4, 16)]
+        if sizes.compiled == PLANS
+        else []
+    )
     found |= {f"memory/options/{p}, {n}": partial(_option, p, n) for p, n in options}
-    found |= {f"scale/{n}x{n}, {2**k}-QAM size": partial(_large, n, k, sizes.scale_steps) for n, k in sizes.scale}
+    found |= {
+        f"scale/{n}x{n}, {2**k}-QAM size": partial(_large, n, k, sizes.scale_steps)
+        for n, k in sizes.scale
+    }
     for where in sizes.cases or CASES:
         case = sizes.case(where)
-        found |= {name: partial(_baseline, sizes, seed, name) for name in (f"{where}/{detector}" for detector in case.detectors)}
-        models = [f"{where}/{kind}/{i}" for kind in case.kinds for i in range(min(case.seeds or sizes.seeds, sizes.seeds))]
+        found |= {
+            name: partial(_baseline, sizes, seed, name)
+            for name in (f"{where}/{detector}" for detector in case.detectors)
+        }
+        models = [
+            f"{where}/{kind}/{i}"
+            for kind in case.kinds
+            for i in range(min(case.seeds or sizes.seeds, sizes.seeds))
+        ]
         found |= {name: partial(_model, sizes, seed, name) for name in models}
     return found
 
@@ -280,14 +435,18 @@ def memory_text() -> dict[str, float]:
     a, huge, gib = Architecture("ae", 4, 6), Architecture("ae", 16, 6), memory.paper_gib
     few, more = Architecture("ae", 2, 2), Architecture("ae", 2, 3)
     messages = more.width - few.width
-    saved = [1 - gib(Architecture("bae", 4, k)) / gib(Architecture("ae", 4, k)) for k in memory.TABLE2_BITS]
+    saved = [
+        1 - gib(Architecture("bae", 4, k)) / gib(Architecture("ae", 4, k))
+        for k in memory.TABLE2_BITS
+    ]
     outputs = [memory.decoder_bytes(more, b) - memory.decoder_bytes(few, b) for b in (1, 2049)]
     return {
         "ae_4x4_64qam": gib(a),
         "reduction": 100 * max(saved),
         "growth_tx": (memory.encoder_bytes(more) - memory.encoder_bytes(few)) / messages,
         "growth_rx": (outputs[1] - outputs[0]) / messages,
-        "embedding": 100 * (1 - memory.paper_bytes(huge, 1, embedding=2) / memory.paper_bytes(huge, 1)),
+        "embedding": 100
+        * (1 - memory.paper_bytes(huge, 1, embedding=2) / memory.paper_bytes(huge, 1)),
         "mixed_precision": 100 * memory.paper_bytes(a, precision="float16") / memory.paper_bytes(a),
         "batch_one": gib(a, 1, "float16"),
     }
@@ -304,15 +463,18 @@ def rates(point: Mapping) -> np.ndarray:
 
 LUCK = 0.5  # spread over seeds past which each is told
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #5da338d6
 def over_seeds(
     numbers: list[float | None],  # one per seed
     reason: str = "",
 ) -> Measured:
-    "Mean over seeds with Student's 95 % interval; unanswered when any seed is. Seeds that differ much are told one by one."
+    """Mean over seeds with Student's 95 % interval; unanswered when any seed is. Seeds that differ
+    much are told one by one."""
     known = [n for n in numbers if n is not None]
     if not known or len(known) < len(numbers):
-        return Measured(None, reason="a curve does not reach the bit error rate at which the gain is read")
+        return Measured(
+            None, reason="a curve does not reach the bit error rate at which the gain is read"
+        )
     mean, told = float(np.mean(known)), [reason] if reason else []
     if len(known) == 1:
         return Measured(mean, reason=reason or "one seed")
@@ -330,15 +492,21 @@ def reach(point: Mapping, rate: float = REFERENCE_BER) -> float | None:
     "SNR at which a stored curve has a bit error rate."
     return snr_at(rate, point["snr_db"], rates(point))
 
-
-def beyond(models: list[Mapping], baseline: float | None, rate: float = REFERENCE_BER, sign: float = 1.0) -> Measured:
-    "SNR that models need beyond a baseline (with sign -1, their gain over it); a seed that never arrives counts as arriving where its curve ends."
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #1c709477
+def beyond(
+    models: list[Mapping], baseline: float | None, rate: float = REFERENCE_BER, sign: float = 1.0
+) -> Measured:
+    """SNR that models need beyond a baseline (with sign -1, their gain over it); a seed that never
+    arrives counts as arriving where its curve ends."""
     if baseline is None:
         return over_seeds([])
     reached = [reach(m, rate) for m in models]
     lost = sum(r is None for r in reached)
     ends = [m["snr_db"][-1] if r is None else r for r, m in zip(reached, models, strict=True)]
-    return over_seeds([sign * (end - baseline) for end in ends], f"{lost} of {len(models)} seeds never get there" if lost else "")
+    return over_seeds(
+        [sign * (end - baseline) for end in ends],
+        f"{lost} of {len(models)} seeds never get there" if lost else "",
+    )
 
 
 def qam_reach(bits: int, rate: float = REFERENCE_BER) -> float:
@@ -346,28 +514,41 @@ def qam_reach(bits: int, rate: float = REFERENCE_BER) -> float:
     grid = np.arange(0.0, 35.0, 0.01)
     return snr_at(rate, grid, bit_error_rate(bits, np.asarray(from_db(grid)))) or float("nan")
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #e412aa62
 def answers(results: Mapping[str, dict]) -> dict[str, Measured]:
     "What a run says to the claims of the paper."
     table = {f"table2.{cell}": Measured(value) for cell, value in results["memory/table2"].items()}
     text = {f"text.{name}": Measured(value) for name, value in results["memory/text"].items()}
-    found = table | text | _memory_answers(results) | _white_noise(results) | _interference(results) | _open_ends(results)
+    found = (
+        table
+        | text
+        | _memory_answers(results)
+        | _white_noise(results)
+        | _interference(results)
+        | _open_ends(results)
+    )
     return {f"autoencoder.{name}": value for name, value in found.items()}
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #995fe03f
 def _memory_answers(results: Mapping) -> dict[str, Measured]:
     "Fig. 2: the formulas against plans and processes."
     plans = [value for name, value in results.items() if name.startswith("memory/compiler/")]
-    found = {"fig2.error": Measured(max(abs(100 * (p["paper_bytes"] / p["compiled_bytes"] - 1)) for p in plans))}
+    found = {
+        "fig2.error": Measured(
+            max(abs(100 * (p["paper_bytes"] / p["compiled_bytes"] - 1)) for p in plans)
+        )
+    }
     for name, value in results.items():
         if name.startswith("memory/measured/"):
             kind, antennas, bits, *_ = name.removeprefix("memory/measured/").split()
             for whose in ("paper", "estimate"):
                 off = 100 * (value[f"{whose}_bytes"] / value["measured_bytes"] - 1)
-                found[f"fig2.{whose}.{kind}.n{antennas}.k{bits}"] = Measured(abs(off), reason=f"{off:+.0f} %")
+                found[f"fig2.{whose}.{kind}.n{antennas}.k{bits}"] = Measured(
+                    abs(off), reason=f"{off:+.0f} %"
+                )
     return found
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #7aaa4572
 def _white_noise(results: Mapping) -> dict[str, Measured]:
     "Fig. 1a and 1d."
     trained = {kind: models for kind in KINDS if (models := _seeds(results, f"awgn/{kind}"))}
@@ -384,51 +565,80 @@ def _white_noise(results: Mapping) -> dict[str, Measured]:
 def _worst(results: Mapping) -> Measured:
     "BER of the AE at 6 dB over the better bit-wise model's, seed by seed."
     at = [p["snr_db"].index(6.0) for p in _seeds(results, "awgn/ae")][0]
-    by_kind = [[rates(p)[at] for p in _seeds(results, f"awgn/{kind}")] for kind in ("ae", "bae", "tanh-bae")]
+    by_kind = [
+        [rates(p)[at] for p in _seeds(results, f"awgn/{kind}")]
+        for kind in ("ae", "bae", "tanh-bae")
+    ]
     return over_seeds([float(ae / min(bae, tanh)) for ae, bae, tanh in zip(*by_kind, strict=True)])
 
 
 LOW_BER = 0.1  # bit error rate of QAM that counts as a low SNR
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #577fbf1a
 def _against_qam(model: Mapping, bits: int) -> float:
-    "BER of a model over that of QAM at the first SNR of its curve where QAM makes fewer than one error in ten bits."
+    """BER of a model over that of QAM at the first SNR of its curve where QAM makes fewer than one
+    error in ten bits."""
     at = _low_index(model, bits)
     return float(rates(model)[at] / bit_error_rate(bits, np.asarray(from_db(model["snr_db"][at]))))
 
 
 def _low_index(model: Mapping, bits: int) -> int:
     "Where on a curve QAM first makes fewer than one error in ten bits."
-    return int(np.flatnonzero(bit_error_rate(bits, np.asarray(from_db(np.asarray(model["snr_db"])))) < LOW_BER)[0])
+    return int(
+        np.flatnonzero(
+            bit_error_rate(bits, np.asarray(from_db(np.asarray(model["snr_db"])))) < LOW_BER
+        )[0]
+    )
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #1dbcb35b
 def _interference(results: Mapping) -> dict[str, Measured]:
     "Fig. 1b and 1c, at both bit error rates."
     found = {}
-    for where, place in (("interference", "fig1b"), ("interference4", "fig1c.n4"), ("interference8", "fig1c.n8")):
+    for where, place in (
+        ("interference", "fig1b"),
+        ("interference4", "fig1c.n4"),
+        ("interference8", "fig1c.n8"),
+    ):
         models = _seeds(results, f"{where}/tanh-bae")
         for detector in ("zf", "mmse", "ml"):
             if models and f"{where}/{detector}" in results:
                 for rate in GAINS_AT:
-                    gain = beyond(models, reach(results[f"{where}/{detector}"], rate), rate, 1.0 if detector == "ml" else -1.0)
-                    found[f"{place}.{detector}" + ("" if rate == REFERENCE_BER else ".early")] = gain
-    if "fig1c.n8.mmse" in found and None not in (small := found["fig1c.n4.mmse"].value, large := found["fig1c.n8.mmse"].value):
+                    gain = beyond(
+                        models,
+                        reach(results[f"{where}/{detector}"], rate),
+                        rate,
+                        1.0 if detector == "ml" else -1.0,
+                    )
+                    found[f"{place}.{detector}" + ("" if rate == REFERENCE_BER else ".early")] = (
+                        gain
+                    )
+    if "fig1c.n8.mmse" in found and None not in (
+        small := found["fig1c.n4.mmse"].value,
+        large := found["fig1c.n8.mmse"].value,
+    ):
         found["fig1c.growth"] = Measured(large - small)
     return found
 
-
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #22672aa0
 def _open_ends(results: Mapping) -> dict[str, Measured]:
     "One constellation per SNR, and the closed loop."
     found = {}
     if one := _seeds(results, "qam16-at-10/tanh-bae"):
         at = _low_index(one[0], 4)
-        found["fig1d.per_snr"] = over_seeds([float(rates(one[0])[at] / rates(m)[at]) for m in _seeds(results, "qam16/tanh-bae")])
+        found["fig1d.per_snr"] = over_seeds(
+            [float(rates(one[0])[at] / rates(m)[at]) for m in _seeds(results, "qam16/tanh-bae")]
+        )
     if len(tanh := _seeds(results, "interference/tanh-bae")) > 1:
-        spreads = [float(np.ptp([reach(m) or m["snr_db"][-1] for m in models])) for models in (tanh, _seeds(results, "interference/bae"))]
+        spreads = [
+            float(np.ptp([reach(m) or m["snr_db"][-1] for m in models]))
+            for models in (tanh, _seeds(results, "interference/bae"))
+        ]
         found["stability"] = Measured(spreads[0] - spreads[1])
     if closed := _seeds(results, "rayleigh-closed/bae"):
         for name in ALLOCATIONS:
-            found[f"closed.{name}"] = beyond(closed, reach(results[f"rayleigh-closed/{name}"], 1e-2), 1e-2, -1.0)
+            found[f"closed.{name}"] = beyond(
+                closed, reach(results[f"rayleigh-closed/{name}"], 1e-2), 1e-2, -1.0
+            )
     return found
 
 

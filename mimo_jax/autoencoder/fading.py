@@ -31,7 +31,13 @@ def loaded_codebooks(
 
     def one(way):
         cuts = jnp.split(bits, np.cumsum(way)[:-1], axis=-1)
-        return jnp.concatenate([modulate(cut, qam(m)) if m else zero for cut, m in zip(cuts, map(int, way), strict=True)], -1)
+        return jnp.concatenate(
+            [
+                modulate(cut, qam(m)) if m else zero
+                for cut, m in zip(cuts, map(int, way), strict=True)
+            ],
+            -1,
+        )
 
     return jnp.stack([one(way) for way in loadings(total, streams)])
 
@@ -45,26 +51,43 @@ def precoded_link(
     antennas: int = 2,  # at both ends
     bits_per_antenna: int = 2,
 ) -> Link:
-    "Precoding along singular vectors over Rayleigh fading, and maximum likelihood. Raises `ValueError` for an allocation that is not known."
+    """Precoding along singular vectors over Rayleigh fading, and maximum likelihood. Raises
+    `ValueError` for an allocation that is not known."""
     if allocation not in ALLOCATIONS:
         raise ValueError(f"allocation {allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
     total = antennas * bits_per_antenna
-    return Link(_precoded(allocation, csi_bits, antennas), (loaded_codebooks(total, antennas),), total, lambda snr_db: 1.0)
+    return Link(
+        _precoded(allocation, csi_bits, antennas),
+        (loaded_codebooks(total, antennas),),
+        total,
+        lambda snr_db: 1.0,
+    )
 
-
+# %% ../../nbs/51_autoencoder/06_fading.ipynb #3b620c0f
 @cache
 def _precoded(allocation: str, csi_bits: int | None, antennas: int) -> Callable:
     def send(key, bits, args, n0, snr_db):
         (books,), (key_channel, key_noise) = args, jax.random.split(key)
         total, streams = bits.shape[-1], books.shape[-1]
-        ways, H = loadings(total, streams), rayleigh(key_channel, (bits.shape[0], antennas, antennas))
+        ways, H = loadings(total, streams), rayleigh(
+            key_channel, (bits.shape[0], antennas, antennas)
+        )
         V, gains = svd_precoder(H if csi_bits is None else quantise(H, csi_bits))
         if allocation == "loading":
             way, energy = load_energy(ways, gains, n0, float(streams))
         else:
             way, energy = int(np.argmin(ways.max(-1))), water_filling(gains, n0, float(streams))
-        arriving, x = H @ V * jnp.sqrt(energy)[..., None, :], jnp.broadcast_to(books[way], (bits.shape[0], *books.shape[1:]))
-        y = transmit(key_noise, arriving, jnp.take_along_axis(x, message_of(bits)[:, None, None], 1)[:, 0], n0)
-        return jax.vmap(codebook_llr, in_axes=(0, 0, None, 0, None))(y, arriving, n0, x, labels(total))
+        arriving, x = H @ V * jnp.sqrt(energy)[..., None, :], jnp.broadcast_to(
+            books[way], (bits.shape[0], *books.shape[1:])
+        )
+        y = transmit(
+            key_noise,
+            arriving,
+            jnp.take_along_axis(x, message_of(bits)[:, None, None], 1)[:, 0],
+            n0,
+        )
+        return jax.vmap(codebook_llr, in_axes=(0, 0, None, 0, None))(
+            y, arriving, n0, x, labels(total)
+        )
 
     return send

@@ -46,20 +46,33 @@ def _compile(architecture: Architecture, training: Training):
     step, create, shapes = _step(architecture, training)
     H = jax.ShapeDtypeStruct((1, architecture.outputs, architecture.antennas), jnp.complex64)
     others = jax.eval_shape(lambda: jax.random.key(0)), H, jax.ShapeDtypeStruct((2,), jnp.float32)
-    return jax.jit(step, donate_argnums=0).lower(shapes, *others).compile(), jax.jit(lambda: nnx.state(create()))
+    return jax.jit(step, donate_argnums=0).lower(shapes, *others).compile(), jax.jit(
+        lambda: nnx.state(create())
+    )
 
-
+# %% ../../nbs/51_autoencoder/05_measured.ipynb #0c236fe7
 def compiled_bytes(
     architecture: Architecture,
     batch: int = 2048,  # samples per update
     precision: str = "float32",  # of the networks' arithmetic
     accumulate: int = 1,  # microbatches per update
 ) -> int:
-    "Bytes that XLA plans for one training step with Adam, donated buffers counted once; compiles, allocates nothing."
-    plan = _compile(architecture, Training(batch=batch, precision=precision, accumulate=accumulate))[0].memory_analysis()
+    """Bytes that XLA plans for one training step with Adam, donated buffers counted once; compiles,
+    allocates nothing."""
+    plan = _compile(
+        architecture, Training(batch=batch, precision=precision, accumulate=accumulate)
+    )[0].memory_analysis()
     if plan is None:
-        raise RuntimeError(f"the {jax.default_backend()} backend does not report its memory plan: set JAX_PLATFORMS=cpu")
-    return plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
+        raise RuntimeError(
+            f"the {jax.default_backend()} backend does not report its memory plan: set "
+            f"JAX_PLATFORMS=cpu"
+        )
+    return (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        - plan.alias_size_in_bytes
+        + plan.temp_size_in_bytes
+    )
 
 # %% ../../nbs/51_autoencoder/05_measured.ipynb #36671efb
 class Measurement(NamedTuple):
@@ -78,17 +91,22 @@ def measure(
     architecture: Architecture,
     training: Training = WATCHED,
 ) -> Measurement:
-    "Train for some steps on the interference channel in a process of its own. Raises `ValueError` for what does not fit."
-    check_fits(architecture, training.batch, available_bytes(), training.precision, training.accumulate)
+    """Train for some steps on the interference channel in a process of its own. Raises `ValueError`
+    for what does not fit."""
+    check_fits(
+        architecture, training.batch, available_bytes(), training.precision, training.accumulate
+    )
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         return alone.submit(_measure_here, architecture, training).result()
 
-
+# %% ../../nbs/51_autoencoder/05_measured.ipynb #f89935a7
 def _measure_here(architecture: Architecture, training: Training) -> Measurement:
     "Body of the process."
     step, create = _compile(architecture, training)
     create = create.lower().compile()
-    H, snrs_db = interference(architecture.antennas)[None], jnp.asarray(training.snr_range, jnp.float32)
+    H, snrs_db = interference(architecture.antennas)[None], jnp.asarray(
+        training.snr_range, jnp.float32
+    )
     keys, peak = list(jax.random.split(jax.random.key(1), training.steps)), _watch()
     state, losses, start = create(), [], time.perf_counter()
     for key in keys:
@@ -97,7 +115,7 @@ def _measure_here(architecture: Architecture, training: Training) -> Measurement
     first, last = float(losses[0]), float(losses[-1])
     return Measurement(peak(), first, last, time.perf_counter() - start)
 
-
+# %% ../../nbs/51_autoencoder/05_measured.ipynb #063c8756
 def _watch() -> Callable[[], int]:
     "Start watching memory; the result tells by how much its peak has grown since."
     device = jax.devices()[0]
@@ -111,7 +129,11 @@ def _watch() -> Callable[[], int]:
     reset.write_text("5")
 
     def resident(field: str) -> int:
-        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith(field)).split()[1])
+        return 1024 * int(
+            next(
+                line for line in status.read_text().splitlines() if line.startswith(field)
+            ).split()[1]
+        )
 
     before = resident("VmRSS")
     return lambda: resident("VmHWM") - before

@@ -27,30 +27,46 @@ def encoder_bytes(
     precision: str = "float32",  # of every value
     embedding: int | None = None,  # E, values per embedded message; None feeds one-hot
 ) -> int:
-    "The paper's estimate for the transmitter (@eq-memory-tx). Raises `ValueError` for impossible sizes."
+    """The paper's estimate for the transmitter (@eq-memory-tx). Raises `ValueError` for impossible
+    sizes."""
     p, a = value_bytes(precision), _checked(architecture, batch)
     S, T, HT = a.width, a.antennas, a.hidden_tx
     first = S * HT if embedding is None else S * embedding + embedding * HT
     return 2 * p * (first + HT**2 + 2 * T * HT + 2 * HT + 2 * T) + 4 * p * batch * (2 * HT + 2 * T)
 
-
+# %% ../../nbs/51_autoencoder/02_memory.ipynb #2f152c00
 def decoder_bytes(
     architecture: Architecture,
     batch: int = 2048,  # samples per update, B
     precision: str = "float32",  # of every value
 ) -> int:
-    "The paper's estimate for the receiver (@eq-memory-rx). Raises `ValueError` for impossible sizes."
+    """The paper's estimate for the receiver (@eq-memory-rx). Raises `ValueError` for impossible
+    sizes."""
     p, a = value_bytes(precision), _checked(architecture, batch)
     S, R, HR = a.width, a.outputs, a.hidden_rx
-    return 2 * p * (HR * (R + 1) + 3 * HR * (HR + 1) + 16 * HR + HR * S + S) + 4 * p * batch * (4 * HR + S + 16)
+    return 2 * p * (HR * (R + 1) + 3 * HR * (HR + 1) + 16 * HR + HR * S + S) + 4 * p * batch * (
+        4 * HR + S + 16
+    )
 
 
-def paper_bytes(architecture: Architecture, batch: int = 2048, precision: str = "float32", embedding: int | None = None) -> int:
+def paper_bytes(
+    architecture: Architecture,
+    batch: int = 2048,
+    precision: str = "float32",
+    embedding: int | None = None,
+) -> int:
     "The paper's estimate of transmitter and receiver, without the framework's constant."
-    return encoder_bytes(architecture, batch, precision, embedding) + decoder_bytes(architecture, batch, precision)
+    return encoder_bytes(architecture, batch, precision, embedding) + decoder_bytes(
+        architecture, batch, precision
+    )
 
-
-def paper_gib(architecture: Architecture, batch: int = 2048, precision: str = "float32", embedding: int | None = None) -> float:
+# %% ../../nbs/51_autoencoder/02_memory.ipynb #58e38a53
+def paper_gib(
+    architecture: Architecture,
+    batch: int = 2048,
+    precision: str = "float32",
+    embedding: int | None = None,
+) -> float:
     "A cell of the paper's table 2: its estimate plus the framework's constant, in GiB."
     return (paper_bytes(architecture, batch, precision, embedding) + CONTEXT_BYTES) / 2**30
 
@@ -67,19 +83,28 @@ def _checked(architecture: Architecture, batch: int) -> Architecture:
     if batch < 1:
         raise ValueError(f"batch={batch}: must be at least 1")
     if architecture.kind == "ae" and architecture.total_bits > LARGEST_WIDTH:
-        raise ValueError(f"an AE of {architecture.total_bits} bits per use has 2**{architecture.total_bits} messages, more than 2**{LARGEST_WIDTH}")
+        raise ValueError(
+            f"an AE of {architecture.total_bits} bits per use has 2**{architecture.total_bits} "
+            f"messages, more than 2**{LARGEST_WIDTH}"
+        )
     return architecture
 
 # %% ../../nbs/51_autoencoder/02_memory.ipynb #005dcaf3
 TABLE2_ANTENNAS = (2, 4, 16, 64)
 TABLE2_BITS = (2, 4, 6, 7, 8, 10)
-TABLE2_COLUMNS = {"ae": ("ae", "float32", None), "ae_embedding_mixed_precision": ("ae", "float16", 2), "bae": ("bae", "float32", None)}
+TABLE2_COLUMNS = {
+    "ae": ("ae", "float32", None),
+    "ae_embedding_mixed_precision": ("ae", "float16", 2),
+    "bae": ("bae", "float32", None),
+}
 
 
 def table2() -> dict[str, float]:
     "Every cell of the paper's table 2 in GiB, named column.k.antennas."
     return {
-        f"{column}.k{bits}.n{antennas}": paper_gib(Architecture(kind, antennas, bits), 2048, precision, embedding)
+        f"{column}.k{bits}.n{antennas}": paper_gib(
+            Architecture(kind, antennas, bits), 2048, precision, embedding
+        )
         for column, (kind, precision, embedding) in TABLE2_COLUMNS.items()
         for bits in TABLE2_BITS
         for antennas in TABLE2_ANTENNAS
@@ -101,14 +126,15 @@ class MemoryEstimate:
         "All of it."
         return sum(asdict(self).values())
 
-
+# %% ../../nbs/51_autoencoder/02_memory.ipynb #1b145b7b
 def estimate(
     architecture: Architecture,
     batch: int = 2048,  # samples per update, B
     precision: str = "float32",  # of activations; weights, moments and gradients stay in single precision
     accumulate: int = 1,  # microbatches whose gradients make one update
 ) -> MemoryEstimate:
-    "Memory of one training step as XLA would plan it (@eq-estimate). Raises `ValueError` for impossible sizes."
+    """Memory of one training step as XLA would plan it (@eq-estimate). Raises `ValueError` for
+    impossible sizes."""
     p, a = value_bytes(precision), _checked(architecture, batch)
     B, S, T, R = -(-batch // accumulate), a.width, a.hidden_tx, a.hidden_rx
     weights, wide_gradient = 4 * parameters(a), 4 * R * S > p * B * S
@@ -121,19 +147,24 @@ def estimate(
         inputs_and_logits=p * B * S * (2 if wide_gradient else 3),
     )
 
-
+# %% ../../nbs/51_autoencoder/02_memory.ipynb #09a472b6
 def largest_batch(
     architecture: Architecture,
     available: int,  # bytes of the device
     precision: str = "float32",  # of activations
 ) -> int:
-    "Largest batch whose estimate fits into so many bytes, by bisection; 0 when not even one sample does."
+    """Largest batch whose estimate fits into so many bytes, by bisection; 0 when not even one
+    sample does."""
     low, high = 0, 1
     while high < 2**40 and estimate(architecture, high, precision).total <= available:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if estimate(architecture, middle, precision).total <= available else (low, middle)
+        low, high = (
+            (middle, high)
+            if estimate(architecture, middle, precision).total <= available
+            else (low, middle)
+        )
     return low
 
 # %% ../../nbs/51_autoencoder/02_memory.ipynb #54039093
@@ -142,7 +173,7 @@ def available_bytes() -> int:
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
-
+# %% ../../nbs/51_autoencoder/02_memory.ipynb #ed53f0cc
 def check_fits(
     architecture: Architecture,
     batch: int,  # samples per update
@@ -150,13 +181,20 @@ def check_fits(
     precision: str = "float32",  # of activations
     accumulate: int = 1,  # microbatches per update
 ) -> None:
-    "Nothing, if one training step fits. Raises `ValueError` with the estimate and a way out, if not."
+    """Nothing, if one training step fits. Raises `ValueError` with the estimate and a way out, if
+    not."""
     needed = estimate(architecture, batch, precision, accumulate).total
     if needed <= available:
         return
     fits = largest_batch(architecture, available, precision)
-    way = f"a batch of at most {fits}, or accumulate its gradient" if fits else "bae or tanh-bae" if architecture.kind == "ae" else "smaller layers"
+    way = (
+        f"a batch of at most {fits}, or accumulate its gradient"
+        if fits
+        else "bae or tanh-bae" if architecture.kind == "ae" else "smaller layers"
+    )
     raise ValueError(
-        f"{architecture.kind}, {architecture.antennas} antennas of {architecture.bits} bits, batch {batch}: "
-        f"one training step takes {needed / 2**30:,.4g} GiB and {available / 2**30:,.4g} GiB are there; use {way}"
+        f"{architecture.kind}, {architecture.antennas} antennas of {architecture.bits} bits, batch "
+        f"{batch}: "
+        f"one training step takes {needed / 2**30:,.4g} GiB and {available / 2**30:,.4g} GiB are "
+        f"there; use {way}"
     )

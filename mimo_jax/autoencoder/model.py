@@ -23,7 +23,7 @@ KINDS = ("ae", "bae", "tanh-bae")
 CSI = ("none", "receiver", "both")
 LARGEST_ONE_HOT = 24  # bits of the widest one-hot layer that can be built at all
 
-
+# %% ../../nbs/51_autoencoder/01_model.ipynb #c8aa295c
 @dataclass(frozen=True)
 class Architecture:
     "Sizes of an autoencoder (table 1). Raises `ValueError` for what cannot be built."
@@ -35,15 +35,22 @@ class Architecture:
     hidden_tx: int = 256  # width of the transmitter's layers, H_T
     hidden_rx: int = 2048  # width of the receiver's layers, H_R
     csi: str = "none"  # who is told the channel: one of CSI
-    csi_bits: int | None = None  # bits per real number fed back to the transmitter; None feeds back all
+    csi_bits: int | None = (
+        None  # bits per real number fed back to the transmitter; None feeds back all
+    )
     knows_snr: bool = False  # both ends are told the SNR
 
     def __post_init__(self):
         for name, known in (("kind", KINDS), ("csi", CSI)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                )
         if self.csi_bits is not None and (self.csi != "both" or self.csi_bits < 1):
-            raise ValueError(f"csi_bits={self.csi_bits}, csi={self.csi!r}: feedback needs csi='both' and at least one bit")
+            raise ValueError(
+                f"csi_bits={self.csi_bits}, csi={self.csi!r}: feedback needs csi='both' and at "
+                f"least one bit"
+            )
         for name in ("antennas", "bits", "hidden_tx", "hidden_rx", "outputs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -74,7 +81,11 @@ class Architecture:
         return 2 * self.antennas * self.outputs * (self.csi != "none") + self.knows_snr
 
 # %% ../../nbs/51_autoencoder/01_model.ipynb #43128566
-PEAK_ENERGY = {"ae": 1.0, "bae": 1.0, "tanh-bae": 2.0}  # most mean energy per antenna that a transmitter can spend
+PEAK_ENERGY = {
+    "ae": 1.0,
+    "bae": 1.0,
+    "tanh-bae": 2.0,
+}  # most mean energy per antenna that a transmitter can spend
 
 
 class Encoder(nnx.Module):
@@ -82,7 +93,11 @@ class Encoder(nnx.Module):
 
     def __init__(self, architecture: Architecture, dtype=jnp.float32, *, rngs: nnx.Rngs):
         a, self.bounded = architecture, architecture.kind == "tanh-bae"
-        sizes = [(a.width + a.side_tx, a.hidden_tx), (a.hidden_tx, a.hidden_tx), (a.hidden_tx, 2 * a.antennas)]
+        sizes = [
+            (a.width + a.side_tx, a.hidden_tx),
+            (a.hidden_tx, a.hidden_tx),
+            (a.hidden_tx, 2 * a.antennas),
+        ]
         self.layers = nnx.List([nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in sizes])
 
     def __call__(self, inputs: Float[Array, "batch width"]) -> Complex[Array, "batch tx"]:
@@ -101,7 +116,9 @@ class Decoder(nnx.Module):
         a = architecture
         inputs = [2 * a.outputs + a.side_rx, a.hidden_rx, a.hidden_rx]
         self.layers = nnx.List([nnx.Linear(i, a.hidden_rx, dtype=dtype, rngs=rngs) for i in inputs])
-        self.norms = nnx.List([nnx.BatchNorm(a.hidden_rx, momentum=0.99, dtype=dtype, rngs=rngs) for _ in inputs])
+        self.norms = nnx.List(
+            [nnx.BatchNorm(a.hidden_rx, momentum=0.99, dtype=dtype, rngs=rngs) for _ in inputs]
+        )
         self.last = nnx.Linear(a.hidden_rx, a.width, dtype=dtype, rngs=rngs)
 
     def __call__(self, seen: Float[Array, "batch seen"]) -> Float[Array, "batch width"]:
@@ -114,16 +131,26 @@ class Decoder(nnx.Module):
 def parameters(architecture: Architecture) -> int:
     "Trainable parameters of the network of table 1."
     a, S = architecture, architecture.width
-    encoder = (S + a.side_tx + 1) * a.hidden_tx + (a.hidden_tx + 1) * a.hidden_tx + (a.hidden_tx + 1) * 2 * a.antennas
-    decoder = (2 * a.outputs + a.side_rx + 1) * a.hidden_rx + 2 * (a.hidden_rx + 1) * a.hidden_rx + 6 * a.hidden_rx + (a.hidden_rx + 1) * S
+    encoder = (
+        (S + a.side_tx + 1) * a.hidden_tx
+        + (a.hidden_tx + 1) * a.hidden_tx
+        + (a.hidden_tx + 1) * 2 * a.antennas
+    )
+    decoder = (
+        (2 * a.outputs + a.side_rx + 1) * a.hidden_rx
+        + 2 * (a.hidden_rx + 1) * a.hidden_rx
+        + 6 * a.hidden_rx
+        + (a.hidden_rx + 1) * S
+    )
     return encoder + decoder
 
 # %% ../../nbs/51_autoencoder/01_model.ipynb #91473efc
 Snr = Float[ArrayLike, "*#batch"] | None
 
-
+# %% ../../nbs/51_autoencoder/01_model.ipynb #9401b681
 class Autoencoder(nnx.Module):
-    "Transmitter and receiver of table 1 around a channel. Raises `ValueError`, with an estimate of its memory, for one too wide to build."
+    """Transmitter and receiver of table 1 around a channel. Raises `ValueError`, with an estimate
+    of its memory, for one too wide to build."""
 
     def __init__(self, architecture: Architecture, dtype=jnp.float32, *, rngs: nnx.Rngs):
         a = architecture
@@ -164,10 +191,19 @@ class Autoencoder(nnx.Module):
             side.append(_parts(H, y.shape[0]))
         return self.decoder(jnp.concatenate(side + self._told(snr_db, y.shape[0]), -1))
 
-    def decode(self, y: Complex[Array, "batch rx"], H: Complex[Array, "#batch rx tx"] | None = None, snr_db: Snr = None) -> Float[Array, "batch bit"]:
+    def decode(
+        self,
+        y: Complex[Array, "batch rx"],
+        H: Complex[Array, "#batch rx tx"] | None = None,
+        snr_db: Snr = None,
+    ) -> Float[Array, "batch bit"]:
         "Logit of every bit, LLR = ln p(1)/p(0)."
         logits = self.hear(y, H, snr_db)
-        return bit_logits(logits, self.architecture.total_bits) if self.architecture.kind == "ae" else logits
+        return (
+            bit_logits(logits, self.architecture.total_bits)
+            if self.architecture.kind == "ae"
+            else logits
+        )
 
     def __call__(
         self,
@@ -182,9 +218,13 @@ class Autoencoder(nnx.Module):
 
     def _told(self, snr_db, batch: int) -> list:
         "The SNR as an input near one, if the network has one."
-        return [jnp.broadcast_to(jnp.asarray(snr_db, jnp.float32) / 10, (batch,))[:, None]] if self.architecture.knows_snr else []
+        return (
+            [jnp.broadcast_to(jnp.asarray(snr_db, jnp.float32) / 10, (batch,))[:, None]]
+            if self.architecture.knows_snr
+            else []
+        )
 
-
+# %% ../../nbs/51_autoencoder/01_model.ipynb #452fbeaf
 def _fed_back(H, csi_bits: int | None):
     "The channel as the transmitter is told it."
     return H if csi_bits is None else quantise(H, csi_bits)
@@ -193,7 +233,9 @@ def _fed_back(H, csi_bits: int | None):
 def _parts(H, batch: int):
     "Real and imaginary parts of a channel, in a row per use."
     flat = H.reshape(H.shape[0], -1)
-    return jnp.broadcast_to(jnp.concatenate([flat.real, flat.imag], -1), (batch, 2 * flat.shape[-1]))
+    return jnp.broadcast_to(
+        jnp.concatenate([flat.real, flat.imag], -1), (batch, 2 * flat.shape[-1])
+    )
 
 # %% ../../nbs/51_autoencoder/01_model.ipynb #d0e224cb
 def message_of(bits: Integer[Array, "batch bit"]) -> Integer[Array, "batch"]:
@@ -225,5 +267,8 @@ def cross_entropy(
     "Mean cross-entropy in nats: per message (AE) or per bit (BAE, Tanh-BAE)."
     logits = model(key, bits, H, noise_variance, snr_db)
     if model.architecture.kind == "ae":
-        return jnp.mean(jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, message_of(bits)[:, None], -1)[:, 0])
+        return jnp.mean(
+            jax.nn.logsumexp(logits, -1)
+            - jnp.take_along_axis(logits, message_of(bits)[:, None], -1)[:, 0]
+        )
     return jnp.mean(jax.nn.softplus(logits) - bits * logits)

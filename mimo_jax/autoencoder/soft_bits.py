@@ -35,7 +35,16 @@ def soft_output(
     keys = jax.random.split(key)
     bits = random_bits(keys[0], (uses, link.bits))
     send = jax.jit(link.send)
-    return send(keys[1], bits, link.args, noise_variance(snr_db, link.energy(snr_db)), jnp.asarray(snr_db)), bits
+    return (
+        send(
+            keys[1],
+            bits,
+            link.args,
+            noise_variance(snr_db, link.energy(snr_db)),
+            jnp.asarray(snr_db),
+        ),
+        bits,
+    )
 
 
 def mutual_information(
@@ -63,17 +72,25 @@ def calibration(
     size, wrong = np.abs(np.asarray(llr)).ravel(), np.asarray((llr > 0) != bits).ravel()
     which = np.digitize(size, edges[1:-1])
     count = np.bincount(which, minlength=len(edges) - 1)
-    claimed, happened = (np.bincount(which, weights, len(edges) - 1) / np.maximum(count, 1) for weights in (1 / (1 + np.exp(size)), wrong))
+    claimed, happened = (
+        np.bincount(which, weights, len(edges) - 1) / np.maximum(count, 1)
+        for weights in (1 / (1 + np.exp(size)), wrong)
+    )
     return Calibration(claimed, happened, count)
 
-
+# %% ../../nbs/51_autoencoder/07_soft_bits.ipynb #2b5ce5b0
 def best_scale(
     llr: Float[Array, "*shape"],  # ln p(1)/p(0)
     bits: Shaped[Array, "*shape"],  # what was sent
 ) -> float:
-    "The factor on the logits that maximises mutual information: 1 for a calibrated receiver, less for one too sure of itself."
+    """The factor on the logits that maximises mutual information: 1 for a calibrated receiver, less
+    for one too sure of itself."""
     information = jax.jit(mutual_information)
-    found = minimize_scalar(lambda log: -float(information(llr * np.float32(np.exp(log)), bits)), bounds=(-1.5, 1.5), method="bounded")
+    found = minimize_scalar(
+        lambda log: -float(information(llr * np.float32(np.exp(log)), bits)),
+        bounds=(-1.5, 1.5),
+        method="bounded",
+    )
     return float(np.exp(found.x))
 
 # %% ../../nbs/51_autoencoder/07_soft_bits.ipynb #8999f8f4
@@ -93,7 +110,7 @@ def _coded(send, sent: int, k: int, blocks: int):
 
     return simulate
 
-
+# %% ../../nbs/51_autoencoder/07_soft_bits.ipynb #08c7c006
 def block_error_curve(
     link: Link,
     snrs_db: Sequence[float] | np.ndarray,  # Es/N0 at the link's measured energy
@@ -103,7 +120,13 @@ def block_error_curve(
     max_blocks: int = 10_000,  # after which to give up
     blocks: int = 200,  # at a time
 ) -> list[ErrorRate]:
-    "Block error rate of the 5G LDPC code at rate 1/2 (base graph 2, 20 iterations) over a link. Raises `ValueError` for a grid out of order."
+    """Block error rate of the 5G LDPC code at rate 1/2 (base graph 2, 20 iterations) over a link.
+    Raises `ValueError` for a grid out of order."""
     simulate, snrs = _coded(link.send, link.bits, k, blocks), in_order(snrs_db)
     points = [(noise_variance(s, link.energy(s)), jnp.asarray(s)) for s in snrs]
-    return [error_rate(simulate, jax.random.fold_in(key, i), target_errors, max_blocks, args=(link.args, *p)) for i, p in enumerate(points)]
+    return [
+        error_rate(
+            simulate, jax.random.fold_in(key, i), target_errors, max_blocks, args=(link.args, *p)
+        )
+        for i, p in enumerate(points)
+    ]

@@ -36,20 +36,28 @@ class MatFile(NamedTuple):
         "Bytes of the real part, or of the imaginary part."
         return 4 * self.rows * self.columns
 
-
+# %% ../../nbs/40_data/04_csi_sets.ipynb #d70e940a
 def mat_header(
     file: MatFile,
 ) -> bytes:
-    "The 128-byte header and the tags up to the first number (MAT-file level 5). Raises `ValueError` at its limit of 2 GiB."
+    """The 128-byte header and the tags up to the first number (MAT-file level 5). Raises
+    `ValueError` at its limit of 2 GiB."""
     pad = -file.part_bytes % 8
     name = file.key.encode() + bytes(-len(file.key) % 8)
-    inner = struct.pack("<4I", 6, 8, 7 | (0x0800 if file.complex else 0), 0) + struct.pack("<2I2i", 5, 8, file.rows, file.columns)
+    inner = struct.pack("<4I", 6, 8, 7 | (0x0800 if file.complex else 0), 0) + struct.pack(
+        "<2I2i", 5, 8, file.rows, file.columns
+    )
     inner += struct.pack("<2I", 1, len(file.key)) + name
     size = len(inner) + (2 if file.complex else 1) * (8 + file.part_bytes + pad)
     if size >= 2**31:
         shape = f"{file.rows} x {file.columns} values"
-        raise ValueError(f"{file.path.name}: {shape} are {size} bytes, over the 2 GiB of a version 5 file; draw fewer samples")
-    head = b"MATLAB 5.0 MAT-file, written by mimo_jax".ljust(124) + struct.pack("<H2s", 0x0100, b"IM")
+        raise ValueError(
+            f"{file.path.name}: {shape} are {size} bytes, over the 2 GiB of a version 5 file; draw "
+            f"fewer samples"
+        )
+    head = b"MATLAB 5.0 MAT-file, written by mimo_jax".ljust(124) + struct.pack(
+        "<H2s", 0x0100, b"IM"
+    )
     return head + struct.pack("<2I", 14, size) + inner + struct.pack("<2I", 7, file.part_bytes)
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #bb93e2a9
@@ -85,10 +93,13 @@ SHARES = {"train": 100, "val": 30, "test": 20}  # of 150, as the official sets
 
 
 def split_sizes(samples: int) -> dict[str, int]:
-    "Samples for training, validation and test, 100 : 30 : 20. Raises `ValueError` when one would get none."
+    """Samples for training, validation and test, 100 : 30 : 20. Raises `ValueError` when one would
+    get none."""
     val, test = samples * SHARES["val"] // 150, samples * SHARES["test"] // 150
     if test < 1:
-        raise ValueError(f"samples={samples}: need at least 8, so that each of train, val and test gets one")
+        raise ValueError(
+            f"samples={samples}: need at least 8, so that each of train, val and test gets one"
+        )
     return {"train": samples - val - test, "val": val, "test": test}
 
 
@@ -112,9 +123,12 @@ def chunk_arrays(
     n: int,  # samples
     frequency: bool,  # the channels over frequency too
 ) -> tuple[np.ndarray, ...]:
-    "What a chunk puts into the files of its split: images, scales and, if asked for, frequency channels."
+    """What a chunk puts into the files of its split: images, scales and, if asked for, frequency
+    channels."""
     key, place = jax.random.key(seed), SCENARIOS[scenario]
-    images, scales = map(np.asarray, to_layout(jax.numpy.asarray(draw_channels(key, place, n, first=first))))
+    images, scales = map(
+        np.asarray, to_layout(jax.numpy.asarray(draw_channels(key, place, n, first=first)))
+    )
     if not frequency:
         return images, scales
     return images, scales, draw_channels(key, place, n, subcarriers=125, first=first).reshape(n, -1)
@@ -128,19 +142,34 @@ def settings_of(scenario: str, samples: int, seed: int) -> dict:
         raise ValueError(f"seed={seed}: need 0 <= seed < 2**31")
     return {"scenario": scenario, "samples": samples, "seed": seed, "splits": split_sizes(samples)}
 
-
+# %% ../../nbs/40_data/04_csi_sets.ipynb #5a69525b
 def _read_manifest(path: Path, settings: dict) -> dict:
     if not path.exists():
-        versions = {"mimo_jax": mimo_jax.__version__, "jax": jax.__version__, "numpy": np.__version__}
-        scale = "x = h / scale + 0.5 with scale = 2 max|h| of each sample; HF_all has the scale of h"
-        return {**settings, "versions": versions, "scale": scale, "done": {split: 0 for split in SHARES}, "complete": False}
+        versions = {
+            "mimo_jax": mimo_jax.__version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+        }
+        scale = (
+            "x = h / scale + 0.5 with scale = 2 max|h| of each sample; HF_all has the scale of h"
+        )
+        return {
+            **settings,
+            "versions": versions,
+            "scale": scale,
+            "done": {split: 0 for split in SHARES},
+            "complete": False,
+        }
     manifest = json.loads(path.read_text())
     found = {name: manifest.get(name) for name in settings}
     if found != settings:
-        raise ValueError(f"{path} belongs to another set ({found}); choose another folder for {settings}, or delete it")
+        raise ValueError(
+            f"{path} belongs to another set ({found}); choose another folder for {settings}, or "
+            f"delete it"
+        )
     return manifest
 
-
+# %% ../../nbs/40_data/04_csi_sets.ipynb #1be42c32
 def _write_manifest(path: Path, manifest: dict):
     part = path.with_suffix(".json.part")
     with open(part, "w") as out:
@@ -156,9 +185,12 @@ def generate(
     seed: int,
     out: str | os.PathLike,  # folder, made if it is missing
     chunk: int = 2000,  # samples per chunk: bounds memory, changes nothing else
-    progress: Callable[[int, int], object] | None = None,  # called with samples done and samples in all
+    progress: (
+        Callable[[int, int], object] | None
+    ) = None,  # called with samples done and samples in all
 ) -> dict:
-    "Write a data set, or finish one that was interrupted; returns its manifest. Raises `ValueError` for settings that cannot be met."
+    """Write a data set, or finish one that was interrupted; returns its manifest. Raises
+    `ValueError` for settings that cannot be met."""
     settings = settings_of(scenario, samples, seed)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: need at least one sample per chunk")
@@ -184,8 +216,16 @@ def _check_room(folder: Path, suffix: str, sizes: dict[str, int]):
         for file in files_of(folder, suffix, split, rows):
             mat_header(file)
 
-
-def _fill(folder: Path, suffix: str, split: str, manifest: dict, path: Path, chunk: int, progress: Callable[[int, int], object] | None):
+# %% ../../nbs/40_data/04_csi_sets.ipynb #549a6b27
+def _fill(
+    folder: Path,
+    suffix: str,
+    split: str,
+    manifest: dict,
+    path: Path,
+    chunk: int,
+    progress: Callable[[int, int], object] | None,
+):
     sizes, done = manifest["splits"], manifest["done"]
     files = [_hidden(f) for f in files_of(folder, suffix, split, sizes[split])]
     if done[split] == 0:
@@ -194,14 +234,20 @@ def _fill(folder: Path, suffix: str, split: str, manifest: dict, path: Path, chu
     offset = sum(sizes[s] for s in list(SHARES)[: list(SHARES).index(split)])
     while done[split] < sizes[split]:
         first, n = done[split], min(chunk, sizes[split] - done[split])
-        for file, rows in zip(files, chunk_arrays(manifest["scenario"], manifest["seed"], offset + first, n, split == "test"), strict=True):
+        for file, rows in zip(
+            files,
+            chunk_arrays(
+                manifest["scenario"], manifest["seed"], offset + first, n, split == "test"
+            ),
+            strict=True,
+        ):
             write_rows(file, first, rows)
         done[split] += n
         _write_manifest(path, manifest)
         if progress:
             progress(sum(done.values()), manifest["samples"])
 
-
+# %% ../../nbs/40_data/04_csi_sets.ipynb #24825328
 def _publish(folder: Path, suffix: str, manifest: dict):
     for split, rows in manifest["splits"].items():
         for file in files_of(folder, suffix, split, rows):

@@ -28,7 +28,8 @@ from jaxtyping import Complex64, Float32, Int32, Num, UInt8
 def naming(
     path: Path | str,  # the file that is being read
 ):
-    "Turn any failure to parse a file into one `ValueError` that begins with its name; a missing file stays a `FileNotFoundError`."
+    """Turn any failure to parse a file into one `ValueError` that begins with its name; a missing
+    file stays a `FileNotFoundError`."""
     try:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError):
@@ -37,7 +38,9 @@ def naming(
         if str(error).startswith(f"{path}: "):
             raise
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: {problem.rstrip('.')}. Get the file again; `mimo-jax data list` says how") from error
+        raise ValueError(
+            f"{path}: {problem.rstrip('.')}. Get the file again; `mimo-jax data list` says how"
+        ) from error
 
 # %% ../../nbs/40_data/02_formats.ipynb #06a41311
 def optional(
@@ -48,7 +51,9 @@ def optional(
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{purpose} needs the package {module}: pip install 'mimo_jax[data]'") from error
+        raise ImportError(
+            f"{purpose} needs the package {module}: pip install 'mimo_jax[data]'"
+        ) from error
 
 # %% ../../nbs/40_data/02_formats.ipynb #e098e34e
 def check_mat5(
@@ -62,7 +67,10 @@ def check_mat5(
             file.seek(at)
             end = at + 8 + int.from_bytes(file.read(8)[4:], order)
             if end > size:
-                raise ValueError(f"truncated: the element at byte {at} ends at byte {end}, the file at byte {size}")
+                raise ValueError(
+                    f"truncated: the element at byte {at} ends at byte {end}, the file at byte "
+                    f"{size}"
+                )
             at = end
 
 # %% ../../nbs/40_data/02_formats.ipynb #4e7cad85
@@ -75,7 +83,9 @@ def check_variable(
     if key not in shapes:
         raise ValueError(f"no variable {key!r}; it holds {', '.join(sorted(shapes)) or 'none'}")
     if len(shapes[key]) != 2 or shapes[key][1] != width or not shapes[key][0]:
-        raise ValueError(f"{key} has shape {tuple(map(int, shapes[key]))}; expected [samples, {width}]")
+        raise ValueError(
+            f"{key} has shape {tuple(map(int, shapes[key]))}; expected [samples, {width}]"
+        )
 
 
 def _mat5(path: Path, key: str, width: int, limit: int | None) -> np.ndarray:
@@ -87,11 +97,22 @@ def _mat5(path: Path, key: str, width: int, limit: int | None) -> np.ndarray:
 def _mat73(path: Path, key: str, width: int, limit: int | None) -> np.ndarray:
     h5py = optional("h5py", "a MATLAB 7.3 file")
     with h5py.File(path, "r") as file:
-        here = {name: file[name] for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)}
-        sets = {name: d for name, d in here.items() if isinstance(d, h5py.Dataset) and not d.is_virtual and not d.external}
+        here = {
+            name: file[name]
+            for name in file
+            if isinstance(file.get(name, getlink=True), h5py.HardLink)
+        }
+        sets = {
+            name: d
+            for name, d in here.items()
+            if isinstance(d, h5py.Dataset) and not d.is_virtual and not d.external
+        }
         check_variable({name: d.shape[::-1] for name, d in sets.items()}, key, width)
         data = sets[key]
-        out = np.empty((len(range(data.shape[1])[:limit]), width), np.complex64 if data.dtype.names else np.float32)
+        out = np.empty(
+            (len(range(data.shape[1])[:limit]), width),
+            np.complex64 if data.dtype.names else np.float32,
+        )
         for i in range(0, len(out), 4096):
             block = data[:, i : min(i + 4096, len(out))].T
             out[i : i + 4096] = block["real"] + 1j * block["imag"] if data.dtype.names else block
@@ -104,7 +125,8 @@ def read_mat(
     width: int,  # numbers per sample
     limit: int | None = None,  # read so many samples; all when None
 ) -> Num[np.ndarray, "sample width"]:
-    "One variable [samples, width] of a .mat file; `ValueError` naming the file when it is truncated or holds something else."
+    """One variable [samples, width] of a .mat file; `ValueError` naming the file when it is
+    truncated or holds something else."""
     path = Path(path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: read at least one sample, or all of them with None")
@@ -114,20 +136,27 @@ def read_mat(
             return _mat5(path, key, width, limit)
         if b"\x89HDF\r\n\x1a\n" in head:
             return _mat73(path, key, width, limit)
-        raise ValueError(f"neither a MATLAB 5 nor a 7.3 file: it has {path.stat().st_size} bytes and begins with {head[:15]!r}")
+        raise ValueError(
+            f"neither a MATLAB 5 nor a 7.3 file: it has {path.stat().st_size} bytes and begins "
+            f"with {head[:15]!r}"
+        )
 
 # %% ../../nbs/40_data/02_formats.ipynb #e2c7a9d3
 def _check_finite(x: np.ndarray, key: str) -> None:
     bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1).sum(1)))
     if len(bad):
-        raise ValueError(f"{key} has NaN or infinite values in {len(bad)} of {len(x)} samples, the first is sample {bad[0]}")
+        raise ValueError(
+            f"{key} has NaN or infinite values in {len(bad)} of {len(x)} samples, the first is "
+            f"sample {bad[0]}"
+        )
 
 # %% ../../nbs/40_data/02_formats.ipynb #d70a9851
 def read_csi(
     path: Path | str,  # DATA_H{train,val,test}{in,out}.mat
     limit: int | None = None,  # read so many samples; all when None
 ) -> Float32[np.ndarray, "sample 2 32 32"]:
-    "CsiNet's images: real and imaginary part, angle, delay, in [0, 1] with zero at one half (variable `HT`)."
+    """CsiNet's images: real and imaginary part, angle, delay, in [0, 1] with zero at one half
+    (variable `HT`)."""
     with naming(path):
         x = read_mat(path, "HT", 2048, limit)
         if x.dtype.kind not in "fiu":
@@ -142,7 +171,8 @@ def read_csi_frequency(
     path: Path | str,  # DATA_HtestF{in,out}_all.mat
     limit: int | None = None,  # read so many samples; all when None
 ) -> Complex64[np.ndarray, "sample 32 125"]:
-    "The test channels over 32 antennas and the first 125 subcarriers, not scaled (variable `HF_all`)."
+    """The test channels over 32 antennas and the first 125 subcarriers, not scaled (variable
+    `HF_all`)."""
     with naming(path):
         x = read_mat(path, "HF_all", 4000, limit)
         if x.dtype.kind != "c":
@@ -156,7 +186,8 @@ _KNOWN = _ARRAY | {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 
 
 class _Call:
-    "What a pickle wanted to call: the name, the arguments, the state it then set. Nothing is called."
+    """What a pickle wanted to call: the name, the arguments, the state it then set. Nothing is
+    called."""
 
     def __init__(self, name: str, *args):
         self.name, self.args, self.state = name, args, ()
@@ -168,28 +199,43 @@ class _Call:
         self.state = state
 
 # %% ../../nbs/40_data/02_formats.ipynb #e9b7dba2
-class _Notes(pickle._Unpickler):  # the one in Python: in the one in C, a file of 12 bytes can ask for 13 GB
-    "An unpickler that knows containers, strings and numbers, and takes notes of the calls an array is made of."
+class _Notes(
+    pickle._Unpickler
+):  # the one in Python: in the one in C, a file of 12 bytes can ask for 13 GB
+    """An unpickler that knows containers, strings and numbers, and takes notes of the calls an
+    array is made of."""
 
     def find_class(self, module, name):
         if f"{module}.{name}" not in _KNOWN:
-            raise ValueError(f"refused: it asks to run {module}.{name}, and a data set has no need to")
+            raise ValueError(
+                f"refused: it asks to run {module}.{name}, and a data set has no need to"
+            )
         return _Call(f"{module}.{name}")
 
-
+# %% ../../nbs/40_data/02_formats.ipynb #c799c6ba
 def _plain(x):
     "A string, a number or an array from what `_Notes` left; `ValueError` for anything else."
     if isinstance(x, str | bytes | int | float):
         return x
-    if isinstance(x, _Call) and x.name == "_codecs.encode" and isinstance(x.args[0], str) and x.args[1] == "latin1":
+    if (
+        isinstance(x, _Call)
+        and x.name == "_codecs.encode"
+        and isinstance(x.args[0], str)
+        and x.args[1] == "latin1"
+    ):
         return x.args[0].encode("latin1")
     if isinstance(x, _Call) and x.name in _ARRAY and len(x.state) == 5:
         _, shape, kind, fortran, raw = x.state
         code = _text(kind.args[0])
         if code not in ("u1", "i1", "i2", "i4", "i8", "f4", "f8"):
             raise ValueError(f"refused: an array of type {code!r}; expected numbers")
-        return np.frombuffer(_plain(raw), np.dtype(_text(kind.state[1]) + code)).reshape(shape, order="F" if fortran else "C")
-    raise ValueError(f"refused: a {getattr(x, 'name', type(x).__name__)} where a string, a number or an array should be")
+        return np.frombuffer(_plain(raw), np.dtype(_text(kind.state[1]) + code)).reshape(
+            shape, order="F" if fortran else "C"
+        )
+    raise ValueError(
+        f"refused: a {getattr(x, 'name', type(x).__name__)} where a string, a number or an array "
+        f"should be"
+    )
 
 
 def _text(x) -> str:
@@ -201,7 +247,8 @@ def read_pickle(
     path: Path | str,  # a pickle of one dictionary
     *keys: str,  # the entries to read
 ) -> list:
-    "Entries of a pickled dictionary: arrays, lists, strings and numbers, without running anything that the file names."
+    """Entries of a pickled dictionary: arrays, lists, strings and numbers, without running anything
+    that the file names."""
     with naming(path), open(path, "rb") as file:
         record = _Notes(file, encoding="bytes").load()
         if not isinstance(record, dict):
@@ -209,8 +256,13 @@ def read_pickle(
         entries = {_text(key): value for key, value in record.items()}
         missing = [key for key in keys if key not in entries]
         if missing:
-            raise ValueError(f"no entry {missing[0]!r}; it holds {', '.join(sorted(entries)) or 'none'}")
-        return [[_plain(x) for x in v] if isinstance(v := entries[key], list) else _plain(v) for key in keys]
+            raise ValueError(
+                f"no entry {missing[0]!r}; it holds {', '.join(sorted(entries)) or 'none'}"
+            )
+        return [
+            [_plain(x) for x in v] if isinstance(v := entries[key], list) else _plain(v)
+            for key in keys
+        ]
 
 # %% ../../nbs/40_data/02_formats.ipynb #d3369a51
 class Images(NamedTuple):
@@ -232,10 +284,25 @@ def read_cifar100(
     with naming(path):
         data, label = (np.asarray(x) for x in read_pickle(path, "data", f"{labels}_labels"))
         if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or not len(data):
-            raise ValueError(f"data is {data.dtype} of shape {data.shape}; expected uint8 of shape [images, 3072]")
-        if label.shape != data.shape[:1] or label.dtype.kind not in "iu" or label.min() < 0 or label.max() >= len(names):
-            raise ValueError(f"{labels}_labels: expected {len(data)} integers from 0 to {len(names) - 1}, one per image")
-        return Images(np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), label.astype(np.int32), names)
+            raise ValueError(
+                f"data is {data.dtype} of shape {data.shape}; expected uint8 of shape [images, "
+                f"3072]"
+            )
+        if (
+            label.shape != data.shape[:1]
+            or label.dtype.kind not in "iu"
+            or label.min() < 0
+            or label.max() >= len(names)
+        ):
+            raise ValueError(
+                f"{labels}_labels: expected {len(data)} integers from 0 to {len(names) - 1}, one "
+                f"per image"
+            )
+        return Images(
+            np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)),
+            label.astype(np.int32),
+            names,
+        )
 
 # %% ../../nbs/40_data/02_formats.ipynb #a7cc7e91
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -254,20 +321,30 @@ class Speech(NamedTuple):
         "The digit of each utterance; `ValueError` unless each is one of the ten words."
         wrong = set(self.text) - set(WORDS)
         if wrong:
-            raise ValueError(f"{min(wrong)!r} is not one of {', '.join(WORDS)}: only sets of single digits have labels")
+            raise ValueError(
+                f"{min(wrong)!r} is not one of {', '.join(WORDS)}: only sets of single digits have "
+                f"labels"
+            )
         return np.array([WORDS.index(word) for word in self.text], np.int32)
 
 # %% ../../nbs/40_data/02_formats.ipynb #5a0a5ffc
 def read_wav(
     path: Path | str,  # a mono wav file of 16-bit samples
 ) -> tuple[Float32[np.ndarray, "time"], int]:
-    "The waveform in [-1, 1] and its rate in Hz; `ValueError` for a file that is truncated or is not 16-bit mono."
+    """The waveform in [-1, 1] and its rate in Hz; `ValueError` for a file that is truncated or is
+    not 16-bit mono."""
     with naming(path), wave.open(str(path)) as file:
         if (file.getnchannels(), file.getsampwidth()) != (1, 2):
-            raise ValueError(f"{file.getnchannels()} channels of {8 * file.getsampwidth()} bits; expected one of 16")
+            raise ValueError(
+                f"{file.getnchannels()} channels of {8 * file.getsampwidth()} bits; expected one "
+                f"of 16"
+            )
         raw = file.readframes(file.getnframes())
         if len(raw) != 2 * file.getnframes() or not raw:
-            raise ValueError(f"truncated: {len(raw)} bytes of sound where the header says {2 * file.getnframes()}")
+            raise ValueError(
+                f"truncated: {len(raw)} bytes of sound where the header says "
+                f"{2 * file.getnframes()}"
+            )
         return np.frombuffer(raw, "<i2").astype(np.float32) / 2**15, file.getframerate()
 
 # %% ../../nbs/40_data/02_formats.ipynb #8be3b2fc
@@ -279,14 +356,29 @@ def read_fsdd(
     recordings = Path(folder) / "recordings"
     if split not in ("train", "test"):
         raise ValueError(f"{recordings} has no part {split!r}; it has train, test")
-    names = [(m, path) for path in recordings.glob("*.wav") if (m := re.fullmatch(r"(\d)_(\w+)_(\d+)", path.stem))]
-    chosen = sorted((int(m[1]), m[2], int(m[3]), path) for m, path in names if (int(m[3]) < 5) == (split == "test"))
+    names = [
+        (m, path)
+        for path in recordings.glob("*.wav")
+        if (m := re.fullmatch(r"(\d)_(\w+)_(\d+)", path.stem))
+    ]
+    chosen = sorted(
+        (int(m[1]), m[2], int(m[3]), path)
+        for m, path in names
+        if (int(m[3]) < 5) == (split == "test")
+    )
     if not chosen:
-        raise FileNotFoundError(f"{recordings} has no {split} recordings named {{digit}}_{{speaker}}_{{index}}.wav")
+        raise FileNotFoundError(
+            f"{recordings} has no {split} recordings named {{digit}}_{{speaker}}_{{index}}.wav"
+        )
     sound = [read_wav(path) for *_, path in chosen]
-    return Speech([x for x, _ in sound], [WORDS[digit] for digit, *_ in chosen], [who for _, who, *_ in chosen], _one_rate(recordings, sound))
+    return Speech(
+        [x for x, _ in sound],
+        [WORDS[digit] for digit, *_ in chosen],
+        [who for _, who, *_ in chosen],
+        _one_rate(recordings, sound),
+    )
 
-
+# %% ../../nbs/40_data/02_formats.ipynb #409c7c1a
 def _one_rate(path: Path, sound: list) -> int:
     rates = {rate for _, rate in sound}
     if len(rates) != 1:
@@ -297,25 +389,36 @@ def _one_rate(path: Path, sound: list) -> int:
 def read_flac(
     path: Path | str,  # a mono sound file that libsndfile reads
 ) -> tuple[Float32[np.ndarray, "time"], int]:
-    "The waveform in [-1, 1] and its rate in Hz; `ValueError` for a file that is truncated or has several channels."
+    """The waveform in [-1, 1] and its rate in Hz; `ValueError` for a file that is truncated or has
+    several channels."""
     soundfile = optional("soundfile", "FLAC")
     with naming(path), open(path, "rb") as binary, soundfile.SoundFile(binary) as file:
         x = file.read(dtype="float32", always_2d=True)
         if x.shape != (file.frames, 1) or not len(x):
-            raise ValueError(f"{len(x)} samples of {x.shape[1]} channels, where the header says {file.frames}; expected all of one channel")
+            raise ValueError(
+                f"{len(x)} samples of {x.shape[1]} channels, where the header says {file.frames}; "
+                f"expected all of one channel"
+            )
         return x[:, 0], file.samplerate
 
 # %% ../../nbs/40_data/02_formats.ipynb #efeb58a3
 def utterances(
     folder: Path | str,  # one part of LibriSpeech, such as LibriSpeech/dev-clean
 ) -> Iterator[tuple[Float32[np.ndarray, "time"], str, str, int]]:
-    "Waveform, text, speaker and rate of each utterance, read one by one in the order of speaker, chapter and number."
+    """Waveform, text, speaker and rate of each utterance, read one by one in the order of speaker,
+    chapter and number."""
     for transcript in sorted(Path(folder).glob("*/*/*.trans.txt")):
         with naming(transcript):
-            rows = [line.partition(" ") for line in transcript.read_text(encoding="utf-8").splitlines()]
-            wrong = [name for name, _, text in rows if not text or not re.fullmatch(r"\d+-\d+-\d+", name)]
+            rows = [
+                line.partition(" ") for line in transcript.read_text(encoding="utf-8").splitlines()
+            ]
+            wrong = [
+                name for name, _, text in rows if not text or not re.fullmatch(r"\d+-\d+-\d+", name)
+            ]
             if wrong or not rows:
-                raise ValueError(f"expected lines of `speaker-chapter-number TEXT`; found {wrong[:1] or 'none'}")
+                raise ValueError(
+                    f"expected lines of `speaker-chapter-number TEXT`; found {wrong[:1] or 'none'}"
+                )
         for name, _, text in rows:
             x, rate = read_flac(transcript.with_name(f"{name}.flac"))
             yield x, text, name.split("-")[0], rate
@@ -328,6 +431,10 @@ def read_librispeech(
     "One part of LibriSpeech: the waveforms, their texts in capitals and the speakers' numbers."
     said = list(islice(utterances(folder), limit))
     if not said:
-        raise FileNotFoundError(f"{folder} has no transcripts named speaker/chapter/speaker-chapter.trans.txt")
+        raise FileNotFoundError(
+            f"{folder} has no transcripts named speaker/chapter/speaker-chapter.trans.txt"
+        )
     audio, text, speaker, _ = map(list, zip(*said, strict=True))
-    return Speech(audio, text, speaker, _one_rate(Path(folder), [(x, rate) for x, _, _, rate in said]))
+    return Speech(
+        audio, text, speaker, _one_rate(Path(folder), [(x, rate) for x, _, _, rate in said])
+    )

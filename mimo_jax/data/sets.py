@@ -31,7 +31,11 @@ from ..units import format_bytes
 def home() -> Path:
     "The folder of all data sets: `$MIMO_JAX_DATA`, else `mimo_jax/data` in the user's cache."
     named = os.environ.get("MIMO_JAX_DATA")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("mimo_jax", appauthor=False) / "data"
+    return (
+        Path(named).expanduser()
+        if named
+        else platformdirs.user_cache_path("mimo_jax", appauthor=False) / "data"
+    )
 
 # %% ../../nbs/40_data/01_sets.ipynb #86ffc052
 @dataclass(frozen=True)
@@ -61,26 +65,46 @@ class DataSet:
 # %% ../../nbs/40_data/01_sets.ipynb #3c4da2d4
 _CSI_TERMS = "none stated; cite Wen, Shih and Jin (2018)"
 _CSI_HOW = (
-    "The authors share DATA_*.mat through a cloud folder that has moved before: follow the link in the README of "
-    "github.com/sydney222/Python_CsiNet or github.com/Kylin9511/CRNet and put the files into {folder}. "
-    "Or make channels of that kind in the same files: `mimo-jax data generate --scenario SCENARIO --samples 150000`"
+    "The authors share DATA_*.mat through a cloud folder that has moved before: follow the link in "
+    "the README of "
+    "github.com/sydney222/Python_CsiNet or github.com/Kylin9511/CRNet and put the files into "
+    "{folder}. "
+    "Or make channels of that kind in the same files: `mimo-jax data generate --scenario SCENARIO "
+    "--samples 150000`"
 )
 
 
 def _csinet(scenario: str, suffix: str) -> DataSet:
-    files = tuple(f"DATA_H{split}{suffix}.mat" for split in ("train", "val", "test")) + (f"DATA_HtestF{suffix}_all.mat",)
+    files = tuple(f"DATA_H{split}{suffix}.mat" for split in ("train", "val", "test")) + (
+        f"DATA_HtestF{suffix}_all.mat",
+    )
     return DataSet(
-        f"csinet-{scenario}", f"CsiNet's COST 2100 channels, {scenario}: 32 x 32 angular-delay images", _CSI_TERMS,
-        _CSI_HOW.replace("SCENARIO", scenario), "cost2100", files, (("train", 100_000), ("val", 30_000), ("test", 20_000), ("frequency", 20_000)),
+        f"csinet-{scenario}",
+        f"CsiNet's COST 2100 channels, {scenario}: 32 x 32 angular-delay images",
+        _CSI_TERMS,
+        _CSI_HOW.replace("SCENARIO", scenario),
+        "cost2100",
+        files,
+        (("train", 100_000), ("val", 30_000), ("test", 20_000), ("frequency", 20_000)),
         manifest=f"manifest_{suffix}.json",
     )
 
 # %% ../../nbs/40_data/01_sets.ipynb #1d5b2d98
 def _librispeech(part: str, count: int, n_bytes: int, md5: str) -> DataSet:
     return DataSet(
-        f"librispeech-{part}", f"LibriSpeech {part}: read English, 16 kHz, with transcripts", "CC BY 4.0", "`mimo-jax data fetch {name}`",
-        f"LibriSpeech/{part}", ("*/*/*.trans.txt", "*/*/*.flac"), (("all", count),),
-        Archive(f"https://www.openslr.org/resources/12/{part}.tar.gz", f"md5:{md5}", f"LibriSpeech/{part}", n_bytes),
+        f"librispeech-{part}",
+        f"LibriSpeech {part}: read English, 16 kHz, with transcripts",
+        "CC BY 4.0",
+        "`mimo-jax data fetch {name}`",
+        f"LibriSpeech/{part}",
+        ("*/*/*.trans.txt", "*/*/*.flac"),
+        (("all", count),),
+        Archive(
+            f"https://www.openslr.org/resources/12/{part}.tar.gz",
+            f"md5:{md5}",
+            f"LibriSpeech/{part}",
+            n_bytes,
+        ),
     )
 
 
@@ -96,22 +120,73 @@ _LIBRISPEECH = [
 
 # %% ../../nbs/40_data/01_sets.ipynb #23365679
 _CIFAR100 = DataSet(
-    "cifar100", "CIFAR-100: 60,000 colour images of 32 x 32, 100 classes", "none stated; cite Krizhevsky (2009)", "`mimo-jax data fetch {name}`",
-    "cifar-100-python", ("train", "test", "meta"), (("train", 50_000), ("test", 10_000)),
-    Archive("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "md5:eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python", 169_001_437),
+    "cifar100",
+    "CIFAR-100: 60,000 colour images of 32 x 32, 100 classes",
+    "none stated; cite Krizhevsky (2009)",
+    "`mimo-jax data fetch {name}`",
+    "cifar-100-python",
+    ("train", "test", "meta"),
+    (("train", 50_000), ("test", 10_000)),
+    Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "md5:eb9058c3a382ffc7106e4002c42a8d85",
+        "cifar-100-python",
+        169_001_437,
+    ),
 )
 _FSDD_REPO = "https://github.com/Jakobovski/free-spoken-digit-dataset"
+
+# %% ../../nbs/40_data/01_sets.ipynb #43653a22
 _FSDD = DataSet(
-    "fsdd", "Free Spoken Digit Dataset: 3,000 recordings of ten words, 6 speakers, 8 kHz", "CC BY-SA 4.0", "`mimo-jax data fetch {name}`",
-    "free-spoken-digit-dataset", ("recordings/*.wav",), (("train", 2_700), ("test", 300)),
-    Archive(f"{_FSDD_REPO}/archive/refs/tags/v1.0.10.tar.gz", None, "free-spoken-digit-dataset-1.0.10", 0),
+    "fsdd",
+    "Free Spoken Digit Dataset: 3,000 recordings of ten words, 6 speakers, 8 kHz",
+    "CC BY-SA 4.0",
+    "`mimo-jax data fetch {name}`",
+    "free-spoken-digit-dataset",
+    ("recordings/*.wav",),
+    (("train", 2_700), ("test", 300)),
+    Archive(
+        f"{_FSDD_REPO}/archive/refs/tags/v1.0.10.tar.gz",
+        None,
+        "free-spoken-digit-dataset-1.0.10",
+        0,
+    ),
 )
+
+# %% ../../nbs/40_data/01_sets.ipynb #471a540c
 _BUILT_IN = [
-    DataSet("digits", "1,797 handwritten digits of 8 x 8, bundled with scikit-learn", "CC BY 4.0 (UCI)", "`mimo_jax.data.sets.digits`"),
-    DataSet("speech", "spoken digits from a formant synthesiser", "none: generated", "`mimo_jax.data.speech.spoken_digits`"),
-    DataSet("channels", "geometry-based COST 2100 channels", "none: generated", "`mimo-jax data generate`"),
+    DataSet(
+        "digits",
+        "1,797 handwritten digits of 8 x 8, bundled with scikit-learn",
+        "CC BY 4.0 (UCI)",
+        "`mimo_jax.data.sets.digits`",
+    ),
+    DataSet(
+        "speech",
+        "spoken digits from a formant synthesiser",
+        "none: generated",
+        "`mimo_jax.data.speech.spoken_digits`",
+    ),
+    DataSet(
+        "channels",
+        "geometry-based COST 2100 channels",
+        "none: generated",
+        "`mimo-jax data generate`",
+    ),
 ]
-SETS = {s.name: s for s in [*_BUILT_IN, _csinet("indoor", "in"), _csinet("outdoor", "out"), _CIFAR100, _FSDD, *_LIBRISPEECH]}
+
+# %% ../../nbs/40_data/01_sets.ipynb #71fc93a5
+SETS = {
+    s.name: s
+    for s in [
+        *_BUILT_IN,
+        _csinet("indoor", "in"),
+        _csinet("outdoor", "out"),
+        _CIFAR100,
+        _FSDD,
+        *_LIBRISPEECH,
+    ]
+}
 
 # %% ../../nbs/40_data/01_sets.ipynb #ec28a121
 def lookup(
@@ -142,7 +217,11 @@ def how_to_get(
     known: DataSet,  # a set
 ) -> str:
     "One sentence: how to get a set, or how to use one that is built in."
-    size = f" (a download of {format_bytes(float(known.archive.n_bytes))})" if known.archive and known.archive.n_bytes else ""
+    size = (
+        f" (a download of {format_bytes(float(known.archive.n_bytes))})"
+        if known.archive and known.archive.n_bytes
+        else ""
+    )
     return known.how.format(name=known.name, folder=home() / str(known.folder)) + size
 
 # %% ../../nbs/40_data/01_sets.ipynb #586fda5a
@@ -156,14 +235,20 @@ def status(
     found = [_matches(known, pattern) for pattern in known.files]
     state = "present" if all(found) else "partial" if any(found) else "absent"
     n_bytes = sum(path.stat().st_size for paths in found for path in paths)
-    return Status(name, state, str(home() / known.folder), n_bytes, _terms(known), how_to_get(known))
+    return Status(
+        name, state, str(home() / known.folder), n_bytes, _terms(known), how_to_get(known)
+    )
 
 
 def _terms(known: DataSet) -> str:
     "The publisher's terms, unless the files were generated on this machine."
     manifest = home() / str(known.folder) / known.manifest
     facts = read_json(manifest) if manifest.exists() else {}
-    return f"none: generated, {facts['scenario']}, seed {facts['seed']}" if "scenario" in facts else known.terms
+    return (
+        f"none: generated, {facts['scenario']}, seed {facts['seed']}"
+        if "scenario" in facts
+        else known.terms
+    )
 
 # %% ../../nbs/40_data/01_sets.ipynb #e8c381c8
 def find(
@@ -176,8 +261,12 @@ def find(
         raise ValueError(f"{name} has no folder, it is built in: use {how_to_get(known)}")
     missing = [pattern for pattern in files or known.files if not _matches(known, pattern)]
     if missing:
-        elsewhere = f"If you have it elsewhere, point MIMO_JAX_DATA to the folder that holds {known.folder}"
-        raise FileNotFoundError(f"{name}: no {missing[0]} in {home() / known.folder}. {how_to_get(known)}. {elsewhere}")
+        elsewhere = (
+            f"If you have it elsewhere, point MIMO_JAX_DATA to the folder that holds {known.folder}"
+        )
+        raise FileNotFoundError(
+            f"{name}: no {missing[0]} in {home() / known.folder}. {how_to_get(known)}. {elsewhere}"
+        )
     return home() / known.folder
 
 # %% ../../nbs/40_data/01_sets.ipynb #1d2514e5
@@ -199,15 +288,17 @@ def csi(
     split: str = "train",  # "train", "val" or "test": 100,000, 30,000 and 20,000 samples as published
     limit: int | None = None,  # read so many samples; all when None
 ) -> Float32[np.ndarray, "sample 2 32 32"]:
-    "CsiNet's angular-delay images: real and imaginary part, angle, delay, in [0, 1] with zero at one half."
+    """CsiNet's angular-delay images: real and imaginary part, angle, delay, in [0, 1] with zero at
+    one half."""
     return formats.read_csi(_csi_file(scenario, split), limit)
 
-
+# %% ../../nbs/40_data/01_sets.ipynb #602a97cb
 def csi_frequency(
     scenario: str = "indoor",  # "indoor" or "outdoor"
     limit: int | None = None,  # read so many samples; all when None
 ) -> Complex64[np.ndarray, "sample 32 125"]:
-    "CsiNet's test channels over 32 antennas and the first 125 subcarriers, for the cosine similarity."
+    """CsiNet's test channels over 32 antennas and the first 125 subcarriers, for the cosine
+    similarity."""
     return formats.read_csi_frequency(_csi_file(scenario, "frequency"), limit)
 
 # %% ../../nbs/40_data/01_sets.ipynb #615668a2
@@ -227,7 +318,7 @@ def fsdd(
     _check_part("fsdd", split)
     return formats.read_fsdd(find("fsdd"), split)
 
-
+# %% ../../nbs/40_data/01_sets.ipynb #68f946ae
 def librispeech(
     part: str = "dev-clean",  # a published part, or a folder of your own beside them in the same layout
     limit: int | None = None,  # read so many utterances; all when None
@@ -237,7 +328,9 @@ def librispeech(
     if f"librispeech-{part}" in SETS:
         folder = find(f"librispeech-{part}")
     elif not folder.is_dir():
-        known = ", ".join(name.removeprefix("librispeech-") for name in SETS if name.startswith("librispeech-"))
+        known = ", ".join(
+            name.removeprefix("librispeech-") for name in SETS if name.startswith("librispeech-")
+        )
         raise FileNotFoundError(f"no folder {folder}; published parts are {known}")
     return formats.read_librispeech(folder, limit)
 
@@ -245,7 +338,8 @@ def librispeech(
 def digits(
     split: str = "train",  # "train" or "test": 1,437 or 360 images, every fifth is for testing
 ) -> Images:
-    "The handwritten digits bundled with scikit-learn: uint8 images [N, 8, 8, 1] from 0 to 255, and labels."
+    """The handwritten digits bundled with scikit-learn: uint8 images [N, 8, 8, 1] from 0 to 255,
+    and labels."""
     if split not in ("train", "test"):
         raise ValueError(f"digits has no part {split!r}; it has train, test")
     bundled = optional("sklearn.datasets", "the bundled digits").load_digits()
@@ -265,8 +359,14 @@ def write_manifest(
     files: list[Path],  # the files that belong to the set
     **facts,  # what else to remember: source, seed, versions ...
 ) -> dict:
-    "Write down what a set consists of: every file with its SHA-256, and where it comes from. Returns what was written."
-    manifest = {**facts, "sha256": {file.relative_to(path.parent).as_posix(): sha256(file) for file in sorted(files)}}
+    """Write down what a set consists of: every file with its SHA-256, and where it comes from.
+    Returns what was written."""
+    manifest = {
+        **facts,
+        "sha256": {
+            file.relative_to(path.parent).as_posix(): sha256(file) for file in sorted(files)
+        },
+    }
     write_whole(path, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -279,9 +379,14 @@ def _download(archive: Archive, folder: Path, progress) -> Path:
         get = pooch.HTTPDownloader(progressbar=progress or False, timeout=60)
         return Path(pooch.retrieve(archive.url, archive.checksum, file, folder, downloader=get))
     except ValueError as error:
-        raise ValueError(f"{archive.url}: the checksum is wrong, and nothing was kept. Try again later ({error})") from error
+        raise ValueError(
+            f"{archive.url}: the checksum is wrong, and nothing was kept. Try again later ({error})"
+        ) from error
     except OSError as error:
-        raise RuntimeError(f"{archive.url}: the download failed, and nothing was kept. Try again ({type(error).__name__})") from error
+        raise RuntimeError(
+            f"{archive.url}: the download failed, and nothing was kept. Try again "
+            f"({type(error).__name__})"
+        ) from error
 
 # %% ../../nbs/40_data/01_sets.ipynb #0df585b8
 def fetch(
@@ -296,7 +401,10 @@ def fetch(
     if all(_matches(known, pattern) for pattern in known.files):
         return target
     if target.exists():
-        raise ValueError(f"{target} exists but lacks some of {', '.join(known.files)}: move it away, then fetch {known.name} again")
+        raise ValueError(
+            f"{target} exists but lacks some of {', '.join(known.files)}: move it away, then fetch "
+            f"{known.name} again"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home(), prefix=".fetching-") as work:
         file = _download(known.archive, Path(work), progress)
@@ -316,7 +424,13 @@ def _unpack(file: Path, known: DataSet, archive: Archive, work: Path) -> Path:
         if missing:
             raise ValueError(f"the archive has no {archive.inside}/{missing[0]}")
     files = [path for path in folder.rglob("*") if path.is_file()]
-    write_manifest(folder / known.manifest, files, name=known.name, source=archive.url, checksum=archive.checksum)
+    write_manifest(
+        folder / known.manifest,
+        files,
+        name=known.name,
+        source=archive.url,
+        checksum=archive.checksum,
+    )
     return folder
 
 # %% ../../nbs/40_data/01_sets.ipynb #981a3148
@@ -341,20 +455,32 @@ def _samples(name: str, part: str) -> int:
 def changed_files(
     name: str,  # name of a set
 ) -> Iterator[Checked]:
-    "The files of a set that are gone or differ from its manifest; nothing where there is no manifest."
+    """The files of a set that are gone or differ from its manifest; nothing where there is no
+    manifest."""
     folder = find(name)
     manifest = folder / lookup(name).manifest
     with naming(manifest):
         sums = read_json(manifest).get("sha256", {}) if manifest.exists() else {}
-        bad = {file: not (folder / file).is_file() for file, known in sums.items() if not (folder / file).is_file() or sha256(folder / file) != known}
+        bad = {
+            file: not (folder / file).is_file()
+            for file, known in sums.items()
+            if not (folder / file).is_file() or sha256(folder / file) != known
+        }
     for file, gone in bad.items():
-        yield Checked(file, 0, 0, f"{folder / file} {'is gone' if gone else 'has changed since it was written'}; {manifest.name} remembers it")
+        yield Checked(
+            file,
+            0,
+            0,
+            f"{folder / file} {'is gone' if gone else 'has changed since it was written'}; "
+            f"{manifest.name} remembers it",
+        )
 
 # %% ../../nbs/40_data/01_sets.ipynb #760c9438
 def verify(
     name: str,  # name of a set
 ) -> Iterator[Checked]:
-    "Read every part of a set and compare its files with its manifest; one row per part, and one per changed file."
+    """Read every part of a set and compare its files with its manifest; one row per part, and one
+    per changed file."""
     find(name)
     for part, published in lookup(name).parts:
         try:

@@ -28,7 +28,11 @@ def resonance(
     formants_hz: Float[Array, "*#n 4"],  # resonances of the vocal tract
 ) -> Float[Array, "*n"]:
     "Magnitude of the vocal tract's transfer function with four formants (@eq-formants)."
-    square, f, widths = formants_hz**2, f_hz[..., None], _BANDWIDTHS.reshape((1,) * f_hz.ndim + (4,))
+    square, f, widths = (
+        formants_hz**2,
+        f_hz[..., None],
+        _BANDWIDTHS.reshape((1,) * f_hz.ndim + (4,)),
+    )
     return jnp.prod(square / jnp.hypot(square - f**2, widths * f), -1)
 
 # %% ../../nbs/40_data/03_speech.ipynb #681542e7
@@ -58,12 +62,15 @@ def unvoiced(
     width_hz: Float[Array, "frame"],  # standard deviation of its spectrum
     loudness: Float[Array, "frame"],  # amplitude
 ) -> Float[Array, "time"]:
-    "Noise with a bell-shaped spectrum that changes from frame to frame (overlapping sine windows, hop of 5 ms)."
+    """Noise with a bell-shaped spectrum that changes from frame to frame (overlapping sine windows,
+    hop of 5 ms)."""
     window = jnp.sin(jnp.pi * (jnp.arange(2 * _HOP) + 0.5) / (2 * _HOP))
     white = jax.random.normal(key, (len(loudness) + 1, _HOP))
     blocks = jnp.concatenate([white[:-1], white[1:]], 1) * window[None]
     f = jnp.fft.rfftfreq(2 * _HOP, 1 / RATE)
-    shape = loudness[:, None] * jnp.exp(-0.5 * ((f[None] - centre_hz[:, None]) / width_hz[:, None]) ** 2)
+    shape = loudness[:, None] * jnp.exp(
+        -0.5 * ((f[None] - centre_hz[:, None]) / width_hz[:, None]) ** 2
+    )
     out = jnp.fft.irfft(jnp.fft.rfft(blocks) * shape, 2 * _HOP) * window[None]
     return (out[:, :_HOP] + jnp.pad(out[:-1, _HOP:], ((1, 0), (0, 0)))).reshape(-1)
 
@@ -80,23 +87,51 @@ class Sounds(NamedTuple):
 
 # %% ../../nbs/40_data/03_speech.ipynb #cf9ce766
 _SOUNDS = {  # ms, voice, noise, F1, F2, F3 and, where there is noise, its centre and width
-    "_": (0, 0, 0, 500, 1500, 2500), ".": (60, 0, 0, 400, 1700, 2600),
-    "IY": (180, 1, 0, 270, 2290, 3010), "IH": (90, 1, 0, 390, 1990, 2550), "EH": (110, 1, 0, 530, 1840, 2480), "AH": (120, 1, 0, 640, 1190, 2390),
-    "AA": (130, 1, 0, 730, 1090, 2440), "AO": (190, 1, 0, 570, 840, 2410), "UW": (220, 1, 0, 300, 870, 2240),
-    "W": (90, 0.9, 0, 290, 610, 2150), "R": (70, 0.8, 0, 310, 1060, 1380), "N": (110, 0.6, 0, 270, 1340, 2470),
-    "V": (60, 0.4, 0.02, 220, 1100, 2080, 2500, 1500), "Z": (70, 0.5, 0.15, 240, 1390, 2530, 3800, 500),
-    "F": (90, 0, 0.08, 340, 1100, 2080, 2500, 1500), "TH": (80, 0, 0.06, 320, 1290, 2540, 3000, 1500),
-    "S": (130, 0, 0.25, 320, 1390, 2530, 3800, 500), "T": (30, 0, 0.4, 400, 1600, 2600, 3300, 800), "K": (40, 0, 0.3, 300, 1990, 2850, 1900, 400),
+    "_": (0, 0, 0, 500, 1500, 2500),
+    ".": (60, 0, 0, 400, 1700, 2600),
+    "IY": (180, 1, 0, 270, 2290, 3010),
+    "IH": (90, 1, 0, 390, 1990, 2550),
+    "EH": (110, 1, 0, 530, 1840, 2480),
+    "AH": (120, 1, 0, 640, 1190, 2390),
+    "AA": (130, 1, 0, 730, 1090, 2440),
+    "AO": (190, 1, 0, 570, 840, 2410),
+    "UW": (220, 1, 0, 300, 870, 2240),
+    "W": (90, 0.9, 0, 290, 610, 2150),
+    "R": (70, 0.8, 0, 310, 1060, 1380),
+    "N": (110, 0.6, 0, 270, 1340, 2470),
+    "V": (60, 0.4, 0.02, 220, 1100, 2080, 2500, 1500),
+    "Z": (70, 0.5, 0.15, 240, 1390, 2530, 3800, 500),
+    "F": (90, 0, 0.08, 340, 1100, 2080, 2500, 1500),
+    "TH": (80, 0, 0.06, 320, 1290, 2540, 3000, 1500),
+    "S": (130, 0, 0.25, 320, 1390, 2530, 3800, 500),
+    "T": (30, 0, 0.4, 400, 1600, 2600, 3300, 800),
+    "K": (40, 0, 0.3, 300, 1990, 2850, 1900, 400),
 }
-_SCRIPTS = ["Z IH R AO UW", "W AH N", "T UW", "TH R IY", "F AO R", "F AA IY V", "S IH . K S", "S EH V AH N", "EH IY . T", "N AA IY N"]
+
+# %% ../../nbs/40_data/03_speech.ipynb #f6fd0669
+_SCRIPTS = [
+    "Z IH R AO UW",
+    "W AH N",
+    "T UW",
+    "TH R IY",
+    "F AO R",
+    "F AA IY V",
+    "S IH . K S",
+    "S EH V AH N",
+    "EH IY . T",
+    "N AA IY N",
+]
 
 
 def script(
     digits: Int[Array, "word"],  # the digits to say, 0 to 9
 ) -> Sounds:
-    "The sounds of a sequence of digits, each after a short silence; unused places have no duration."
+    """The sounds of a sequence of digits, each after a short silence; unused places have no
+    duration."""
     rows = [[".", *word.split(), "_", "_", "_", "_"][:6] for word in _SCRIPTS]
-    x = jnp.array([[(*_SOUNDS[sound], 2000, 1000)[:8] for sound in row] for row in rows], jnp.float32)[digits].reshape(-1, 8)
+    x = jnp.array(
+        [[(*_SOUNDS[sound], 2000, 1000)[:8] for sound in row] for row in rows], jnp.float32
+    )[digits].reshape(-1, 8)
     formants = jnp.concatenate([x[:, 3:6], jnp.full((len(x), 1), 3500.0)], 1)
     return Sounds(x[:, 0].at[0].set(0) / 1000, x[:, 1], x[:, 2], formants, x[:, 6], x[:, 7])
 
@@ -115,7 +150,11 @@ def draw_voice(
     "A random voice: deep with a long vocal tract, or high with a short one."
     kind, pitch, tract, pace = jax.random.split(key, 4)
     high = jax.random.bernoulli(kind).astype(jnp.float32)
-    return Voice((120 + 85 * high) * _vary(pitch, 0.1), (1 + 0.16 * high) * _vary(tract, 0.03), _vary(pace, 0.1))
+    return Voice(
+        (120 + 85 * high) * _vary(pitch, 0.1),
+        (1 + 0.16 * high) * _vary(tract, 0.03),
+        _vary(pace, 0.1),
+    )
 
 
 def _vary(key: Key[Array, ""], spread: float, shape: tuple = ()) -> Float[Array, "..."]:
@@ -123,16 +162,24 @@ def _vary(key: Key[Array, ""], spread: float, shape: tuple = ()) -> Float[Array,
     return jnp.exp(spread * jax.random.normal(key, shape))
 
 # %% ../../nbs/40_data/03_speech.ipynb #3034a612
-def _perform(key: Key[Array, ""], sounds: Sounds, voice: Voice, frames: int) -> tuple[Sounds, Float[Array, ""]]:
-    "The sounds frame by frame, as one voice happens to say them, gliding over 40 ms; and the seconds they take."
+def _perform(
+    key: Key[Array, ""], sounds: Sounds, voice: Voice, frames: int
+) -> tuple[Sounds, Float[Array, ""]]:
+    """The sounds frame by frame, as one voice happens to say them, gliding over 40 ms; and the
+    seconds they take."""
     long, colour = jax.random.split(key)
     ends = jnp.cumsum(sounds.seconds * voice.pace * _vary(long, 0.12, sounds.seconds.shape))
     at = jnp.arange(frames) * (_HOP / RATE)
     now = jnp.clip(jnp.searchsorted(ends, at, side="right"), 0, len(ends) - 1)
-    varied = sounds._replace(formants_hz=sounds.formants_hz * voice.tract * _vary(colour, 0.04, sounds.formants_hz.shape))
+    varied = sounds._replace(
+        formants_hz=sounds.formants_hz * voice.tract * _vary(colour, 0.04, sounds.formants_hz.shape)
+    )
     spoken = jax.tree.map(lambda x: x[now], varied)
     on = (at < ends[-1]).astype(jnp.float32)
-    return jax.tree.map(_smooth, spoken._replace(voice=spoken.voice * on, noise=spoken.noise * on)), ends[-1]
+    return (
+        jax.tree.map(_smooth, spoken._replace(voice=spoken.voice * on, noise=spoken.noise * on)),
+        ends[-1],
+    )
 
 
 def _smooth(x: Float[Array, "frame *n"]) -> Float[Array, "frame *n"]:
@@ -148,12 +195,15 @@ def say(
     voice: Voice,  # who says them
     frames: int,  # length of the result, in frames of 5 ms
 ) -> tuple[Float[Array, "time"], Float[Array, ""]]:
-    "One utterance at 8 kHz, silent after its end, with a peak of one half; and its duration in seconds."
+    """One utterance at 8 kHz, silent after its end, with a peak of one half; and its duration in
+    seconds."""
     k_perform, k_fall, k_noise, k_floor = jax.random.split(key, 4)
     s, seconds = _perform(k_perform, script(digits), voice, frames)
     progress = jnp.clip(jnp.arange(frames) * (_HOP / RATE) / seconds, 0, 1)
     pitch = voice.pitch_hz * (1 - (0.1 + 0.1 * jax.random.uniform(k_fall)) * progress)
-    x = voiced(pitch, s.formants_hz, s.voice * (1 - 0.9 * progress**2)) + unvoiced(k_noise, s.centre_hz, s.width_hz, s.noise)
+    x = voiced(pitch, s.formants_hz, s.voice * (1 - 0.9 * progress**2)) + unvoiced(
+        k_noise, s.centre_hz, s.width_hz, s.noise
+    )
     return 0.5 * x / jnp.max(jnp.abs(x)) + 1e-3 * jax.random.normal(k_floor, x.shape), seconds
 
 # %% ../../nbs/40_data/03_speech.ipynb #ef958336
@@ -182,7 +232,12 @@ def spoken_digits(
     audio = []
     for i in range(0, size, _CHOIR):
         now = slice(i, i + _CHOIR)
-        x, seconds = _choir(keys[now], digits[now], Voice(*(v[turn[now]] for v in voices)), frames=60 + 180 * words)
-        audio += [wave[: int(s * RATE) + 1].copy() for wave, s in zip(np.asarray(x), np.asarray(seconds), strict=True)]
+        x, seconds = _choir(
+            keys[now], digits[now], Voice(*(v[turn[now]] for v in voices)), frames=60 + 180 * words
+        )
+        audio += [
+            wave[: int(s * RATE) + 1].copy()
+            for wave, s in zip(np.asarray(x), np.asarray(seconds), strict=True)
+        ]
     text = [" ".join(WORDS[d] for d in row) for row in np.asarray(digits)]
     return Speech(audio[:n], text[:n], [str(i % speakers) for i in range(n)], RATE)
