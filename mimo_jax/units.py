@@ -69,7 +69,8 @@ def cosine_similarity(
     h: Inexact[Array, "*batch n"],  # vectors along the last axis
     estimate: Inexact[Array, "*batch n"],  # estimates, same shape
 ) -> Float[Array, "*batch"]:
-    "Magnitude of the normalised inner product, $|h^H \\hat h| / (\\lVert h\\rVert \\lVert\\hat h\\rVert)$, along the last axis."
+    """Magnitude of the normalised inner product, $|h^H \\hat h| / (\\lVert h\\rVert \\lVert\\hat
+    h\\rVert)$, along the last axis."""
     inner = jnp.abs(jnp.sum(h.conj() * estimate, -1))
     return inner / (jnp.linalg.norm(h, axis=-1) * jnp.linalg.norm(estimate, axis=-1))
 

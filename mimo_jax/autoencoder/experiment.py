@@ -40,7 +40,7 @@ from mimo_jax.autoencoder.soft_bits import (
 )
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #1dcf0b0b
-from .training import Training, fit
+from .training import LinkTraining, train_link
 from ..experiment import Experiment, Point
 from ..ledger import Measured
 from ..phy.channel import interference
@@ -92,7 +92,7 @@ class Sizes:
 
     hidden_tx: int = 64  # H_T
     hidden_rx: int = 256  # H_R
-    training: Training = Training(steps=2000, batch=2048, learning_rate=2e-3)
+    training: LinkTraining = LinkTraining(steps=2000, batch=2048, learning_rate=2e-3)
     seeds: int = 3  # models trained per kind
     cases: tuple[str, ...] = ()  # of CASES; none runs all
     target_errors: int = 1000  # errors after which a point of a curve is known well enough
@@ -200,7 +200,7 @@ PRESETS = {
     "smoke": Sizes(
         32,
         128,
-        Training(steps=400, batch=1024, learning_rate=4e-3),
+        LinkTraining(steps=400, batch=1024, learning_rate=4e-3),
         1,
         ("awgn", "interference"),
         200,
@@ -213,7 +213,7 @@ PRESETS = {
     ),
     "laptop": Sizes(**WHOLE),
     "paper": Sizes(
-        256, 2048, Training(), 3, target_errors=2000, max_bits=10**9, **WHOLE, fixed_widths=True
+        256, 2048, LinkTraining(), 3, target_errors=2000, max_bits=10**9, **WHOLE, fixed_widths=True
     ),
 }
 
@@ -271,7 +271,7 @@ def _model(sizes: Sizes, seed: int, name: str, report) -> dict:
         sizes.training, snr_db=case.train_db, steps=round(case.longer * sizes.training.steps)
     )
     start = time.perf_counter()
-    model, loss = fit(a, training, H, keys[0], lambda fraction: report(0.8 * fraction))
+    model, loss, _ = train_link(a, training, H, keys[0], report=lambda f: report(0.8 * f))
     speed = training.steps * training.batch * a.total_bits / (time.perf_counter() - start)
     link, first = learned_link(model, H), number == "0"
     energy = float(np.mean([float(link.energy(s)) for s in case.snrs_db]))
@@ -362,7 +362,7 @@ def _watched(plan: tuple, report) -> dict:
     kind, antennas, bits, batch, tx, rx = plan
     seen = measured.measure(
         Architecture(kind, antennas, bits, hidden_tx=tx, hidden_rx=rx),
-        Training(steps=3, batch=batch),
+        LinkTraining(steps=3, batch=batch),
     )
     return _plan(plan, report) | {"measured_bytes": seen.peak_bytes}
 
@@ -379,7 +379,7 @@ def _option(precision: str, accumulate: int, report) -> dict:
 
 def _large(antennas: int, bits: int, steps: int, report) -> dict:
     "A short training of many antennas in a process that is watched."
-    a, training = Architecture("tanh-bae", antennas, bits), Training(
+    a, training = Architecture("tanh-bae", antennas, bits), LinkTraining(
         steps=steps, batch=256, learning_rate=5e-4, snr_db=40.0
     )
     seen = measured.measure(a, training)

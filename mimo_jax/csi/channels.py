@@ -52,7 +52,8 @@ def generate_channels(
         parts.append(to_images(layout.reshape(n, 2, *drawn.shape[1:])))
         first += n
     whole = draw_channels(key, scenario, sizes[2], subcarriers=SUBCARRIERS, first=first - sizes[2])
-    return Channels(*parts, jnp.asarray(whole))
+    train, val, test = parts
+    return Channels(train, val, test, jnp.asarray(whole))
 
 # %% ../../nbs/52_csi/03_channels.ipynb #41f33a0a
 def official_channels(
@@ -62,8 +63,9 @@ def official_channels(
     "Channels of the published data set. Raises `FileNotFoundError` that says how to get it."
     check_environment(environment)
     limits = dict(zip(("train", "val", "test"), sizes, strict=True))
-    parts = [to_images(jnp.asarray(sets.csi(environment, part, n))) for part, n in limits.items()]
-    return Channels(*parts, jnp.asarray(sets.csi_frequency(environment, sizes[2])))
+    train, val, test = (to_images(jnp.asarray(sets.csi(environment, part, n)))
+                        for part, n in limits.items())
+    return Channels(train, val, test, jnp.asarray(sets.csi_frequency(environment, sizes[2])))
 
 
 def official_test(environment: str, most: int = 2000) -> tuple[Array, Array] | None:

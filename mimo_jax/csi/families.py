@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .csinet import CsiArchitecture, CsiNet, Network
+from .csinet import CsiArchitecture, CsiNet, FeedbackNetwork, Network
 from ..layers import Conv, Dense, leaky_relu
 
 # %% ../../nbs/52_csi/02_families.ipynb #956ef786
@@ -59,12 +59,13 @@ class CRBlock(nnx.Module):
         return [layer for block in blocks for layer in block.layers()]
 
 # %% ../../nbs/52_csi/02_families.ipynb #76052c09
-class TwoPathNet(nnx.Module):
+class TwoPathNet(FeedbackNetwork):
     "What CRNet and CLNet share: two paths at the encoder, two blocks at the decoder."
 
     taps: int  # of the decoder's long factors
     width: int  # features of the encoder's second path
     wide_size: tuple[int, int]  # of its kernel
+    bounded: Any  # last function of the decoder
 
     def __init__(self, architecture: CsiArchitecture, *, rngs: nnx.Rngs):
         a = self.architecture = architecture
@@ -77,10 +78,6 @@ class TwoPathNet(nnx.Module):
         self.opening = ConvNorm(2, 2, (5, 5), rngs=rngs)
         self.blocks = nnx.List([CRBlock(self.taps, rngs=rngs) for _ in range(2)])
 
-    def encode(self, images: Float[Array, "batch angle delay 2"]):
-        "The codeword of an image, [batch, codeword]."
-        return self.compress(self.features(images))
-
     def decode(self, code: Float[Array, "batch codeword"]):
         "The image of a codeword, [batch, angle, delay, 2]."
         a = self.architecture
@@ -88,9 +85,6 @@ class TwoPathNet(nnx.Module):
         for block in self.blocks:
             y = block(y)
         return self.bounded(y)
-
-    def __call__(self, images: Float[Array, "batch angle delay 2"]):
-        return self.decode(self.encode(images))
 
 # %% ../../nbs/52_csi/02_families.ipynb #76052c0a
 class CRNet(TwoPathNet):

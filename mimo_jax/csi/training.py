@@ -18,7 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Complex, Float, Key
 
 from .csinet import CsiNet, Network, leaky_relu, to_channels
-from ..propagation.images import principal_axes, rho
+from ..propagation.angular_delay import rho
+from ..propagation.images import principal_axes
 from ..training import Around, Fitted, Training, fit, in_bfloat16, plain
 from ..units import db, nmse
 
@@ -166,7 +167,7 @@ def train_network(
     val: Float[Array, "other angle delay 2"],
     key: Key[Array, ""],  # of the shuffles
     around: Around = plain,  # what is put around Adam
-    eligible: Callable[[int], bool] = lambda epoch: True,  # epochs that may be returned; 0: the start
+    eligible: Callable[[int], bool] = lambda epoch: True,  # epochs to return; 0: start
     bfloat16: bool = False,  # compute in half the bytes
     resume: Path | None = None,  # file that remembers finished epochs
     report: Callable[[float], None] = lambda fraction: None,  # told how much is done
