@@ -55,7 +55,7 @@ def test_what_a_process_takes_is_near_the_plan():
     seen = measured.measure(a, training.Training(steps=3, batch=2048))
     plan = measured.compiled_bytes(a)
     assert 0.8 * plan < seen.peak_bytes < 2 * plan
-    assert abs(memory.estimate(a).total / plan - 1) < 0.1
+    assert abs(memory.estimate_memory(a).total / plan - 1) < 0.1
 
 
 def test_two_models_of_one_size_share_a_simulation():

@@ -225,7 +225,7 @@ def test_options_of_commands_tell_themselves():
     )
 
 
-def test_a_labelled_picture_is_a_numbered_figure():
+def test_a_labeled_picture_is_a_numbered_figure():
     (cell,) = read(
         code(
             '#| label: fig-ber\n#| fig-cap: "By @eq-x:\n#|   two lines."\n#| fig-alt: falling\n'

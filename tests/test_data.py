@@ -158,10 +158,11 @@ def test_wrong_contents_are_named(write, x, problem, tmp_path):
 
 
 @pytest.mark.parametrize("content", [
-    b"", b"<!DOCTYPE html>", b"MATLAB 5.0 "
-                             b"MAT-file", b"\x00" * 5000, b"MATLAB 7.3 "
-                                                          b"MAT-file".ljust(512) + b"\x89HDF\r\n"
-                                                                                   b"\x1a\n",
+    b"",
+    b"<!DOCTYPE html>",
+    b"MATLAB 5.0 MAT-file",
+    b"\x00" * 5000,
+    b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n",
 ])
 def test_other_files_are_no_mat_files(content, tmp_path):
     (tmp_path / "bad.mat").write_bytes(content)
@@ -743,7 +744,7 @@ def test_real_images(unpacked, monkeypatch):
 
 
 def nearest_mean(train, test):
-    "Accuracy of the recogniser on the page `speech`: the nearest mean log spectrogram."
+    "Accuracy of the recognizer on the page `speech`: the nearest mean log spectrogram."
     def picture(x, rows=20, columns=20):
         blocks = np.lib.stride_tricks.sliding_window_view(x, 200)[::80] * np.hanning(200)
         power = (np.abs(np.fft.rfft(blocks, axis=1)[:, :100]) ** 2).reshape(-1, rows, 5).sum(-1)

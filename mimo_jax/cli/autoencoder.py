@@ -55,7 +55,7 @@ def memory_command(
     from mimo_jax.autoencoder.model import Architecture
 
     network = Architecture(kind, antennas, bits, hidden_tx=hidden_tx, hidden_rx=hidden_rx)
-    estimate = memory.estimate(network, batch, precision)
+    estimate = memory.estimate_memory(network, batch, precision)
     available = device_bytes(device)
     answer = {
         "model": kind, "antennas": antennas, "bits": bits, "batch": batch, "precision": precision,
