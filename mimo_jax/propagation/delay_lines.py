@@ -288,8 +288,8 @@ def _check_angles(name: str, given: tuple[float | None, ...] | None, low: float,
 
 # %% ../../nbs/20_propagation/03_delay_lines.ipynb #0a7751a5
 def _check_line(line: DelayLine) -> None:
-    _check_angles("angle_spreads_deg", line.angle_spreads_deg, 0, 180)
-    _check_angles("mean_angles_deg", line.mean_angles_deg, -360, 360)
+    _check_angles("angle_spreads_deg", line.angle_spreads_deg, 0.0, 180.0)
+    _check_angles("mean_angles_deg", line.mean_angles_deg, -360.0, 360.0)
     _scaled(line)
     if not 0 <= line.delay_spread_s < 1e-4 or not 0.5e9 <= line.carrier_hz <= 100e9:
         value = f"delay_spread_s={line.delay_spread_s}, carrier_hz={line.carrier_hz}"
@@ -415,15 +415,20 @@ def correlate(
     return paths._replace(gains=jnp.einsum("ar,tprs,bs->tpab", left, paths.gains, right))
 
 
-@partial(jax.jit, static_argnames="line")
 def draw(
     key: Key[Array, ""],  # random key
     line: DelayLine,  # any link
     times_s: ArrayLike | tuple[float, ...] = (0.0,),  # instants at which to look
 ) -> ImpulseResponse:
     "One realization of the channel of a link, CDL or TDL by its name."
-    kind = cdl if line.name.startswith("cdl") else tdl
-    return kind(key, line, jnp.asarray(times_s, jnp.float32))
+    return _draw(key, line, jnp.asarray(times_s, jnp.float32))
+
+
+@partial(jax.jit, static_argnames="line")
+def _draw(
+    key: Key[Array, ""], line: DelayLine, times_s: Float[Array, "symbol"]
+) -> ImpulseResponse:
+    return (cdl if line.name.startswith("cdl") else tdl)(key, line, times_s)
 
 # %% ../../nbs/20_propagation/03_delay_lines.ipynb #81dbc8c2
 def frequency_response(
