@@ -28,7 +28,7 @@ from ..training import Fitted, Loss, Training, fit, fresh
 class LinkTraining(Training):
     "How an autoencoder is trained. Raises `ValueError` for values that cannot be."
 
-    steps: int | None = 2000  # updates
+    steps: int = 2000  # updates
     batch: int = 2048  # uses of the channel per update
     learning_rate: float = 1e-3  # of Adam, at its peak
     warmup: float = 0.05  # share of the updates in which the rate rises
@@ -74,7 +74,8 @@ def link_loss(uses: int) -> Loss:
     "The loss of batches of so many uses; the same object for the same number."
 
     def loss(model, data, key):
-        return batch_loss(model, key, *data, uses)
+        H, snrs_db = data
+        return batch_loss(model, key, H, snrs_db, uses)
 
     return loss
 
