@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Complex, Float, Integer, Key
 
 from ..phy.channel import mean_energy, transmit
 from ..phy.constellation import labels
-from ..phy.precoding import quantise
+from ..phy.precoding import quantize_csi
 
 # %% ../../nbs/51_autoencoder/01_model.ipynb #c1fa2778
 KINDS = ("ae", "bae", "tanh-bae")
@@ -187,7 +187,7 @@ class Autoencoder(nnx.Module):
 
 def _fed_back(H, csi_bits: int | None):
     "The channel as the transmitter is told it."
-    return H if csi_bits is None else quantise(H, csi_bits)
+    return H if csi_bits is None else quantize_csi(H, csi_bits)
 
 
 def _parts(H, batch: int):
