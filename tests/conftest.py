@@ -1,4 +1,5 @@
-"""Warnings are errors (pyproject.toml); where reference vectors live on this machine, if they do."""
+"""Warnings are errors (pyproject.toml); where reference vectors are on this machine, if any."""
+
 import os
 import pathlib
 
@@ -12,7 +13,8 @@ REFERENCE = pathlib.Path(os.environ.get("MIMO_JAX_REFERENCE", ROOT.parent / "sha
 
 @pytest.fixture(scope="module", autouse=True)
 def programs():
-    "Compiled programs go with the module that made them: those of all modules are more than one process may map."
+    """Compiled programs go with the module that made them: those of all modules are more than one
+    process may map."""
     yield
     jax.clear_caches()
 
@@ -23,7 +25,10 @@ def reference():
 
     def load(name: str):
         if not (REFERENCE / name).exists():
-            pytest.skip(f"no reference vectors at {REFERENCE / name}; set MIMO_JAX_REFERENCE to a folder that has them")
+            pytest.skip(
+                f"no reference vectors at {REFERENCE / name}; set MIMO_JAX_REFERENCE to a folder "
+                f"that has them"
+            )
         return dict(np.load(REFERENCE / name))
 
     return load
