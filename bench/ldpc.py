@@ -35,12 +35,12 @@ def ours(bits_and_llr, batch, options):
     import jax.numpy as jnp
 
     from mimo_jax.nr.ldpc import make_code
-    from mimo_jax.nr.ldpc_decoding import Decoder, _decode
+    from mimo_jax.nr.ldpc_decoding import LdpcDecoder, _decode
     from mimo_jax.nr.rate_matching import rate_dematch, rows_used
 
     jax.config.update("jax_enable_compilation_cache", False)
     code = make_code(K, 1)
-    decoder = Decoder(code, rows_used(code, N), **options)
+    decoder = LdpcDecoder(code, rows_used(code, N), **options)
     llr, iterations = rate_dematch(jnp.asarray(bits_and_llr["llr"]), code), jnp.asarray(ITERATIONS)
     batches = [llr[i : i + batch] for i in range(0, len(llr), batch)]
     start = time.process_time()
@@ -84,7 +84,7 @@ def side(name, batch, repeat, data):
     makers = {
         "mimo_jax": lambda: ours(loaded, batch, {}), "mimo_jax, early stop": lambda: ours(loaded, batch, {"stop": "syndrome"}),
         "mimo_jax, float32": lambda: ours(loaded, batch, {"messages": "float32"}),
-        "mimo_jax, sum-product": lambda: ours(loaded, batch, {"rule": "sum-product", "schedule": "flooding"}),
+        "mimo_jax, sum-product": lambda: ours(loaded, batch, {"check_node_update": "sum-product", "schedule": "flooding"}),
         "sionna": lambda: sionna(loaded, batch, "boxplus-phi"), "sionna, min-sum": lambda: sionna(loaded, batch, "minsum"),
         "ldpc": lambda: syndrome_form(loaded, batch),
     }

@@ -24,16 +24,16 @@ from mimo_jax.files import read_json, write_whole
 from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
 from mimo_jax.nr.ldpc import encode, make_code
-from mimo_jax.nr.ldpc_decoding import Decoder, decode
+from mimo_jax.nr.ldpc_decoding import LdpcDecoder, decode
 from mimo_jax.nr.rate_matching import rate_dematch, rate_match, rows_used
 
 TARGET = pathlib.Path(__file__).resolve().parent.parent / "results" / "nr" / "ldpc_bler.json"
 FLOODING = {"schedule": "flooding"}
 THEIRS = {  # the reference's four decoders, by index
-    0: ("sum-product", FLOODING | {"rule": "sum-product"}),
-    1: ("min-sum", FLOODING | {"rule": "min-sum"}),
-    2: ("offset", FLOODING | {"rule": "offset", "offset": 0.5}),
-    3: ("layered 0.75", {"rule": "normalised", "factor": 0.75}),
+    0: ("sum-product", FLOODING | {"check_node_update": "sum-product"}),
+    1: ("min-sum", FLOODING | {"check_node_update": "min-sum"}),
+    2: ("offset", FLOODING | {"check_node_update": "offset", "offset": 0.5}),
+    3: ("layered 0.75", {"check_node_update": "normalized", "factor": 0.75}),
 }
 BATCH = {"A": 256, "B": 128, "C": 128, "D": 64, "E": 32, "F": 32, "G": 32}
 
@@ -51,7 +51,7 @@ def block_errors(key, snr_db, iterations, decoder, n, m, blocks):
 def simulate(code, row, name, options, meta, most):
     "One point: as many blocks as the reference has, or `most`."
     k, n, base_graph, _, m = map(int, meta)
-    decoder, batch = Decoder(make_code(k, base_graph), rows_used(make_code(k, base_graph), n), **options), BATCH[code]
+    decoder, batch = LdpcDecoder(make_code(k, base_graph), rows_used(make_code(k, base_graph), n), **options), BATCH[code]
     batches = max(min(int(row[3]), most) // batch, 1)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(ord(code)), round(row[0] * 100) + 10_000), batches)
     errors = sum(int(block_errors(key, row[0], int(row[2]), decoder, n, m, batch)) for key in keys)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from mimo_jax.phy.channel import awgn, noise_variance
 from mimo_jax.phy.constellation import demap_qam, modulate, qam, random_bits
 from mimo_jax.nr.ldpc import encode, make_code
-from mimo_jax.nr.ldpc_decoding import Decoder, decode
+from mimo_jax.nr.ldpc_decoding import LdpcDecoder, decode
 from mimo_jax.nr.rate_matching import rate_dematch, rate_match, rows_used
 
 CODES = {  # information bits, coded bits, base graph, bits per symbol, Es/N0 in dB
@@ -46,7 +46,7 @@ def main():
         code = make_code(k, base_graph)
         bits, llr = received(jax.random.key(0), snr_db, code, n, m, arguments.blocks)
         for factor in arguments.factors:
-            cells = {o: Decoder(code, rows_used(code, n), factor=factor, offset=o, messages="float32") for o in arguments.offsets}
+            cells = {o: LdpcDecoder(code, rows_used(code, n), factor=factor, offset=o, messages="float32") for o in arguments.offsets}
             errors = {o: int(jnp.sum(jnp.any(decode(llr, d).bits != bits, -1))) for o, d in cells.items()}
             about = {"code": name, "rows": rows_used(code, n), "blocks": arguments.blocks, "factor": factor}
             print(json.dumps(about | {"errors by offset": errors}), flush=True)

@@ -29,7 +29,7 @@ def ours(case, batch):
     from mimo_jax.nr import pusch
 
     if case == "chain":
-        link = pusch.Link(pusch.Pusch(), delay_lines.DelayLine("cdl-c"), knowledge="ls")
+        link = pusch.Link(pusch.Pusch(), delay_lines.DelayLine("cdl-c"), channel_estimation="ls")
         return lambda n: int(np.sum(~pusch.simulate(jax.random.key(n), link, SNR_DB, batch).ok))
     times = jnp.arange(14) / 28e3 if case == "moving channel" else jnp.zeros(1)
     line = delay_lines.DelayLine("cdl-c", speed_m_s=10.0 if case == "moving channel" else 0.0)

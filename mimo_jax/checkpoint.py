@@ -55,11 +55,12 @@ DTYPES = {
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
-    "Named arrays of a file's bytes. Raises `SafetensorError`, or `KeyError` for a type without a twin."
+    """Named arrays of a file's bytes.
+    Raises `SafetensorError`, or `KeyError` for a type without a twin."""
     return {name: np.frombuffer(found["data"], DTYPES[found["dtype"]]).reshape(found["shape"])
             for name, found in deserialize(content)}
 
-
+# %% ../nbs/00_core/06_checkpoint.ipynb #6c2b92b1
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts and named arrays of a checkpoint.
     Raises `FileNotFoundError`, or `ValueError` naming a file that is none or is damaged."""
@@ -90,7 +91,8 @@ def restore(
     arrays: Mapping[str, np.ndarray],  # by name
     source: Any,  # named in errors
 ) -> Any:
-    "A pytree with the values of named arrays. Raises `ValueError` naming the first that does not fit."
+    """A pytree with the values of named arrays.
+    Raises `ValueError` naming the first that does not fit."""
 
     def value(path, leaf):
         name = _name(path)

@@ -71,7 +71,7 @@ def _processor() -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
-
+# %% ../nbs/00_core/03_experiment.ipynb #e8b2b11d
 def provenance() -> dict:
     "Versions and machine of this process, for a results file."
     import jax
@@ -138,7 +138,7 @@ def run(
     write_json(final, identity | provenance() | _times(ordered) | {"points": ordered})
     return final
 
-
+# %% ../nbs/00_core/03_experiment.ipynb #1ba9abd2
 def _times(points: dict) -> dict:
     "Date, and seconds of all points."
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -57,7 +57,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as broken:
-        raise ValueError(f"{path} is not readable JSON ({broken}): delete it and run again") from None
+        raise ValueError(
+            f"{path} is not readable JSON ({broken}): delete it and run again") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object: delete it and run again")
     return content

@@ -88,7 +88,8 @@ def _kernel_gradient(x, gradient, kernel, stride: int):
         return jax.lax.scan(add, start, chunks)[0].reshape(kernel.shape)
 
     def add(total, chunk):
-        return total + jnp.einsum("bhwi,bhwp->ip", chunk[0], _patches(chunk[1], rows, columns, 1)), None
+        return total + jnp.einsum("bhwi,bhwp->ip", chunk[0],
+                                  _patches(chunk[1], rows, columns, 1)), None
 
     taps = jax.lax.scan(add, jnp.zeros((inputs, rows * columns * outputs), x.dtype), chunks)[0]
     return jnp.moveaxis(taps.reshape(inputs, rows, columns, outputs), 0, 2)[::-1, ::-1]
@@ -125,14 +126,15 @@ def native_convolve(x, kernel, stride: int = 1):
     "The same by XLA's own convolution, for accelerators and for export to a file."
     margins = [(size // 2, size // 2) for size in kernel.shape[:2]]
     names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), margins, dimension_numbers=names)
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), margins,
+                                        dimension_numbers=names)
 
 # %% ../nbs/00_core/05_layers.ipynb #51e122cb
 def leaky_relu(x, slope: float = 0.3):
     "Leaky ReLU; the slope for negative numbers is CsiNet's, 0.3."
     return jnp.where(x >= 0, x, slope * x)
 
-
+# %% ../nbs/00_core/05_layers.ipynb #58065538
 class Conv(nnx.Module):
     "Convolution over [batch, height, width, feature], zeros around the image (@eq-conv)."
 
@@ -147,7 +149,8 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if stride < 1 or not (size[0] % 2 and size[1] % 2):
-            raise ValueError(f"size={size}, stride={stride}: kernels have odd sizes, strides are >= 1")
+            raise ValueError(f"size={size}, stride={stride}: kernels have odd sizes, strides are "
+                             f">= 1")
         glorot = nnx.initializers.glorot_uniform()
         self.kernel = nnx.Param(glorot(rngs.params(), (*size, inputs, outputs)))
         self.bias: Any = nnx.Param(jnp.zeros(outputs)) if bias else None
@@ -155,10 +158,11 @@ class Conv(nnx.Module):
         self.native = jax.default_backend() != "cpu"
         self.fake_quantize: Any = None
 
-    def __call__(self, x: Float[Array, "batch height width feature"]) -> Float[Array, "batch _ _ output"]:
+    def __call__(self, x: Float[Array, "batch height width feature"]) -> Float[Array, "..."]:
         kernel = self.kernel[...]
         x, kernel = (x, kernel) if self.fake_quantize is None else self.fake_quantize(x, kernel)
-        y = (native_convolve if self.native else convolve)(x, kernel, self.stride)
+        compute: Any = native_convolve if self.native else convolve
+        y = compute(x, kernel, self.stride)
         return y if self.bias is None else y + self.bias[...][None, None, None]
 
 # %% ../nbs/00_core/05_layers.ipynb #85bccf74

@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     high: float | None = None  # upper end of its 95 % interval
     reason: str = ""  # why it is missing, or what explains the gap
 
-
+# %% ../nbs/00_core/04_ledger.ipynb #4510e423
 @dataclass(frozen=True)
 class Claim:
     """A number that a paper states, and what it takes to agree with it.
@@ -94,7 +94,8 @@ def ledger(
     preset: str | None = None,  # of which run; None takes the largest that is stored
     root: Path | None = None,  # folder of results
 ) -> list[dict]:
-    "The rows of a chapter: claim, our value with its interval, and the verdict from the stored run."
+    """The rows of a chapter: claim, our value with its interval, and the verdict from the stored
+    run."""
     folder = (root or results_root()) / experiment.chapter
     stored = [name for name in reversed(PRESET_NAMES) if (folder / f"{name}.json").exists()]
     chosen = preset or (stored[0] if stored else None)
@@ -111,7 +112,7 @@ def _stated(printed: str) -> float | str:
     except ValueError:
         return printed
 
-
+# %% ../nbs/00_core/04_ledger.ipynb #0316819b
 def _row(claim: Claim, measured: Measured | None, preset: str | None) -> dict:
     answer = measured or Measured(None)
     ours = {"value": answer.value, "low": answer.low, "high": answer.high}

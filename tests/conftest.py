@@ -1,5 +1,4 @@
-"""Warnings are errors (pyproject.toml); where reference vectors are on this machine, if any."""
-
+"""Warnings are errors (pyproject.toml); reference vectors of independent implementations."""
 import os
 import pathlib
 
@@ -8,27 +7,20 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-REFERENCE = pathlib.Path(os.environ.get("MIMO_JAX_REFERENCE", ROOT.parent / "shared" / "reference"))
+VECTORS = pathlib.Path(__file__).resolve().parent / "vectors"  # small slices, in every clone
+
+
+def vectors(name: str) -> dict[str, np.ndarray]:
+    """Vectors of an independent implementation, by the names of its arrays.
+
+    Small ones are in tests/vectors; a folder named by MIMO_JAX_REFERENCE may hold more of them.
+    """
+    larger = pathlib.Path(os.environ.get("MIMO_JAX_REFERENCE", VECTORS)) / f"{name}.npz"
+    return dict(np.load(larger if larger.exists() else VECTORS / f"{name}.npz"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def programs():
-    """Compiled programs go with the module that made them: those of all modules are more than one
-    process may map."""
+    "Compiled programs go with their module: those of all modules are more than a process may map."
     yield
     jax.clear_caches()
-
-
-@pytest.fixture(scope="session")
-def reference():
-    "A function that loads one file of reference vectors, or skips the test with the reason."
-
-    def load(name: str):
-        if not (REFERENCE / name).exists():
-            pytest.skip(
-                f"no reference vectors at {REFERENCE / name}; set MIMO_JAX_REFERENCE to a folder "
-                f"that has them"
-            )
-        return dict(np.load(REFERENCE / name))
-
-    return load

@@ -3,51 +3,64 @@ import jax
 import numpy as np
 import pytest
 
+from conftest import vectors
 from mimo_jax.phy.constellation import demap, demap_qam, labels, modulate, qam
+
+REFERENCE = vectors("qam_llr")
+METHODS = [("exact", "app"), ("maxlog", "maxlog")]
+
+
+def close(got, expected):
+    "Equal to 1e-5 of each value, and of the largest where values cancel: single precision."
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("m", [2, 4, 6, 8, 10])
-def test_points_are_those_of_38211(reference, m):
-    np.testing.assert_allclose(qam(m), reference("qam_llr.npz")[f"points_{m}"], rtol=1e-6)
+def test_points_are_those_of_38211(m):
+    np.testing.assert_allclose(qam(m), REFERENCE[f"points_{m}"], rtol=1e-6)
 
 
-def test_bpsk_is_the_diagonal_pair_of_38211(reference):
-    np.testing.assert_allclose(qam(1), reference("qam_llr.npz")["points_bpsk_38211"], rtol=1e-6)
+def test_bpsk_is_the_diagonal_pair_of_38211():
+    np.testing.assert_allclose(qam(1), REFERENCE["points_bpsk_38211"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("m", [2, 4, 8])
-def test_modulate(reference, m):
-    ref = reference("qam_llr.npz")
-    np.testing.assert_allclose(modulate(jax.numpy.asarray(ref[f"bits_{m}"]), qam(m)), ref[f"x_{m}"], rtol=1e-6)
+def test_modulate(m):
+    sent = modulate(jax.numpy.asarray(REFERENCE[f"bits_{m}"]), qam(m))
+    np.testing.assert_allclose(sent, REFERENCE[f"x_{m}"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("method, name", [("exact", "app"), ("maxlog", "maxlog")])
+def observations(m, name):
+    return zip(REFERENCE[f"y_{m}"], REFERENCE["no"], REFERENCE[f"llr_{name}_{m}"], strict=True)
+
+
+@pytest.mark.parametrize("method, name", METHODS)
 @pytest.mark.parametrize("m", [2, 4, 8])
-def test_llrs_to_1e_5(reference, m, method, name):
-    ref = reference("qam_llr.npz")
+def test_llrs_in_double_precision(m, method, name):
     with jax.enable_x64(True):
-        for demapper in (lambda y, no: demap_qam(y, no, m, method=method), lambda y, no: demap(y, no, qam(m).astype(complex), method=method)):
-            for y, no, expected in zip(ref[f"y_{m}"], ref["no"], ref[f"llr_{name}_{m}"], strict=True):
-                got = demapper(jax.numpy.asarray(y), no).ravel()
-                np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+        points = qam(m).astype(complex)
+        for y, noise, expected in observations(m, name):
+            y = jax.numpy.asarray(y)
+            close(demap_qam(y, noise, m, method=method).ravel(), expected)
+            close(demap(y, noise, points, method=method).ravel(), expected)
 
 
-@pytest.mark.parametrize("method, name", [("exact", "app"), ("maxlog", "maxlog")])
+@pytest.mark.parametrize("method, name", METHODS)
 @pytest.mark.parametrize("m", [2, 4, 8])
-def test_llrs_in_single_precision(reference, m, method, name):
-    ref = reference("qam_llr.npz")
-    for y, no, expected in zip(ref[f"y_{m}"].astype(np.complex64), ref["no"], ref[f"llr_{name}_{m}"], strict=True):
-        got = demap_qam(jax.numpy.asarray(y), no, m, method=method).ravel()
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+def test_llrs_in_single_precision(m, method, name):
+    for y, noise, expected in observations(m, name):
+        y = jax.numpy.asarray(y.astype(np.complex64))
+        close(demap_qam(y, noise, m, method=method).ravel(), expected)
 
 
 @pytest.mark.parametrize("m", [2, 4, 8])
-def test_llrs_with_priors(reference, m):
-    ref = reference("qam_llr.npz")
-    y, prior = jax.numpy.asarray(ref[f"y_{m}"][1], np.complex64), jax.numpy.asarray(ref[f"prior_{m}"], np.float32)
-    expected = ref[f"llr_app_prior_{m}"]
-    for got in (demap_qam(y, ref["no"][1], m, prior), demap(y, ref["no"][1], qam(m), prior)):
-        np.testing.assert_allclose(got.ravel(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+def test_llrs_with_priors(m):
+    y = jax.numpy.asarray(REFERENCE[f"y_{m}"][1], np.complex64)
+    prior = jax.numpy.asarray(REFERENCE[f"prior_{m}"], np.float32)
+    noise, expected = REFERENCE["no"][1], REFERENCE[f"llr_app_prior_{m}"]
+    close(demap_qam(y, noise, m, prior).ravel(), expected)
+    close(demap(y, noise, qam(m), prior).ravel(), expected)
 
 
 def test_labels_count_in_binary():

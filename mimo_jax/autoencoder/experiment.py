@@ -38,7 +38,7 @@ from mimo_jax.autoencoder.soft_bits import (
 )
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #1dcf0b0b
-from .training import Training, fit
+from .training import LinkTraining, train_link
 from ..experiment import Experiment, Point
 from ..phy.channel import interference
 from ..phy.constellation import demap_qam, qam
@@ -84,7 +84,7 @@ class Sizes:
 
     hidden_tx: int = 64  # H_T
     hidden_rx: int = 256  # H_R
-    training: Training = Training(steps=2000, batch=2048, learning_rate=2e-3)
+    training: LinkTraining = LinkTraining(steps=2000, batch=2048, learning_rate=2e-3)
     seeds: int = 3  # models trained per kind
     cases: tuple[str, ...] = ()  # of CASES; none runs all
     target_errors: int = 1000  # errors after which a point of a curve is known well enough
@@ -191,7 +191,7 @@ PRESETS = {
     "smoke": Sizes(
         32,
         128,
-        Training(steps=400, batch=1024, learning_rate=4e-3),
+        LinkTraining(steps=400, batch=1024, learning_rate=4e-3),
         1,
         ("awgn", "interference"),
         200,
@@ -204,7 +204,7 @@ PRESETS = {
     ),
     "laptop": Sizes(**WHOLE),
     "paper": Sizes(
-        256, 2048, Training(), 3, target_errors=2000, max_bits=10**9, **WHOLE, fixed_widths=True
+        256, 2048, LinkTraining(), 3, target_errors=2000, max_bits=10**9, **WHOLE, fixed_widths=True
     ),
 }
 
@@ -262,7 +262,9 @@ def _model(sizes: Sizes, seed: int, name: str, report) -> dict:
     steps = round(case.longer * sizes.training.steps)
     training = replace(sizes.training, snr_db=case.train_db, steps=steps)
     start = time.perf_counter()
-    model, loss = fit(a, training, H, keys[0], lambda done: report(TRAINED_SHARE * done))
+    model, loss, _ = train_link(
+        a, training, H, keys[0], report=lambda done: report(TRAINED_SHARE * done)
+    )
     speed = steps * training.batch * a.total_bits / (time.perf_counter() - start)
     link = learned_link(model, H)
     energy = float(np.mean([float(link.energy(s)) for s in case.snrs_db]))
@@ -353,7 +355,7 @@ def _measured(plan: tuple, report) -> dict:
     kind, antennas, bits, batch, tx, rx = plan
     seen = measured.measure(
         Architecture(kind, antennas, bits, hidden_tx=tx, hidden_rx=rx),
-        Training(steps=3, batch=batch),
+        LinkTraining(steps=3, batch=batch),
     )
     return _plan(plan, report) | {"measured_bytes": seen.peak_bytes}
 
@@ -371,7 +373,7 @@ def _option(precision: str, accumulate: int, report) -> dict:
 def _large(antennas: int, bits: int, steps: int, report) -> dict:
     "A short training of many antennas in a process that is measured."
     a = Architecture("tanh-bae", antennas, bits)
-    training = Training(steps=steps, batch=256, learning_rate=5e-4, snr_db=40.0)
+    training = LinkTraining(steps=steps, batch=256, learning_rate=5e-4, snr_db=40.0)
     seen = measured.measure(a, training)
     return seen._asdict() | {
         "bits": a.total_bits,

@@ -20,34 +20,36 @@ from flax import nnx
 
 from .memory import available_bytes, check_fits
 from .model import Architecture, Autoencoder
-from .training import Training, optimiser, train_step
+from .training import LinkTraining, link_data, link_loss
 from ..phy.channel import interference
+from ..training import adam, begin, fresh, update
 
 # %% ../../nbs/51_autoencoder/05_measured.ipynb #31913b6f
-def _step(architecture: Architecture, training: Training):
-    "A training step ready to compile: the function, and how to make its state."
+def _step(architecture: Architecture, plan: LinkTraining):
+    "An update ready to compile: the function, and how to make its state."
+    optimizer, dtype = adam(plan, plan.steps or 1), jnp.dtype(plan.precision)
+    loss = link_loss(plan.batch // plan.accumulate)
 
-    def create():
-        model = Autoencoder(architecture, jnp.dtype(training.precision), rngs=nnx.Rngs(0))
-        return model, optimiser(model, training)
+    def build():
+        return Autoencoder(architecture, dtype, rngs=nnx.Rngs(0))
 
-    graph, shapes = nnx.split(nnx.eval_shape(create))
+    graph, _ = nnx.split(nnx.eval_shape(build))
 
-    def step(state, key, H, snrs_db):
-        pair = nnx.merge(graph, state)
-        loss = train_step(*pair, key, H, snrs_db, training.batch, training.accumulate)
-        return nnx.state(pair), loss
+    def step(state, draws, data):
+        return update(graph, optimizer, plan, loss, state, data, draws)
 
-    return step, create, shapes
+    return step, lambda: begin(build(), plan, optimizer)[1]
 
 
-def _compile(architecture: Architecture, training: Training):
-    "The compiled step, and a program that makes its state."
-    step, create, shapes = _step(architecture, training)
+def _compile(architecture: Architecture, plan: LinkTraining):
+    "The compiled update, and a program that makes its state."
+    step, create = _step(architecture, plan)
     H = jax.ShapeDtypeStruct((1, architecture.outputs, architecture.antennas), jnp.complex64)
-    others = jax.eval_shape(lambda: jax.random.key(0)), H, jax.ShapeDtypeStruct((2,), jnp.float32)
-    compiled = jax.jit(step, donate_argnums=0).lower(shapes, *others).compile()
-    return compiled, jax.jit(lambda: nnx.state(create()))
+    draws = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), plan.accumulate))
+    data = H, jax.ShapeDtypeStruct((2,), jnp.float32)
+    shapes = jax.eval_shape(create)
+    compiled = jax.jit(step, donate_argnums=0).lower(shapes, draws, data).compile()
+    return compiled, jax.jit(create)
 
 # %% ../../nbs/51_autoencoder/05_measured.ipynb #0c236fe7
 def compiled_bytes(
@@ -59,7 +61,7 @@ def compiled_bytes(
     """Bytes that XLA plans for one training step with Adam, donated buffers counted once; compiles,
     allocates nothing."""
     plan = _compile(
-        architecture, Training(batch=batch, precision=precision, accumulate=accumulate)
+        architecture, LinkTraining(batch=batch, precision=precision, accumulate=accumulate)
     )[0].memory_analysis()
     if plan is None:
         raise RuntimeError(
@@ -83,12 +85,12 @@ class Measurement(NamedTuple):
     seconds: float  # of all steps
 
 
-MEASURED_TRAINING = Training(steps=3)
+MEASURED_TRAINING = LinkTraining(steps=3)
 
 
 def measure(
     architecture: Architecture,
-    training: Training = MEASURED_TRAINING,
+    training: LinkTraining = MEASURED_TRAINING,
 ) -> Measurement:
     """Train for some steps on the interference channel in a process of its own. Raises `ValueError`
     for what does not fit."""
@@ -99,19 +101,18 @@ def measure(
         return alone.submit(_measure_here, architecture, training).result()
 
 # %% ../../nbs/51_autoencoder/05_measured.ipynb #f89935a7
-def _measure_here(architecture: Architecture, training: Training) -> Measurement:
+def _measure_here(architecture: Architecture, training: LinkTraining) -> Measurement:
     "Body of the process."
     step, create = _compile(architecture, training)
     create = create.lower().compile()
-    H = interference(architecture.antennas)[None]
-    snrs_db = jnp.asarray(training.snr_range, jnp.float32)
-    keys = list(jax.random.split(jax.random.key(1), training.steps))
+    data = link_data(training, interference(architecture.antennas)[None])
+    draws = list(fresh(jax.random.key(1), data, training, 1))
     peak = _peak_growth()
     state = create()
     losses = []
     start = time.perf_counter()
-    for key in keys:
-        state, loss = step(state, key, H, snrs_db)
+    for draw in draws:
+        state, loss = step(state, draw, data)
         losses.append(loss)
     first, last = float(losses[0]), float(losses[-1])
     return Measurement(peak(), first, last, time.perf_counter() - start)

@@ -119,7 +119,7 @@ def link_command(
     from mimo_jax.phy.ofdm import Carrier
 
     snrs = parse_snrs(snr)
-    pusch = sw.Pusch(Carrier(prb, spacing), mcs, mcs_table, layers, ports, tpmi)
+    pusch = sw.Pusch(Carrier(prb, spacing), mcs, mcs_table, layers, ports=ports, tpmi=tpmi)
     receive = antennas or pusch.ports
     over = named_channel(channel, pusch.ports, receive, delay_spread, speed, polarization)
     outputs = 0 if channel == "awgn" else receive

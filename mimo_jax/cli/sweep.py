@@ -21,6 +21,7 @@ from ..nr import harq as retransmission
 from ..nr import pusch as uplink
 from ..nr.harq import Harq
 from ..nr.pusch import Link, Pusch
+from ..phy.ofdm import Carrier, slot_duration_s
 from ..units import wilson
 
 # %% ../../nbs/90_cli/03_sweep.ipynb #5f0b3d92
@@ -52,7 +53,7 @@ def _needed(sweep: Sweep, key, snr_db: float) -> np.ndarray:
     "Transmissions that each block of a batch needed; one more than allowed if it failed."
     if sweep.harq:
         return np.asarray(
-            retransmission.simulate(key, sweep.link, sweep.harq, snr_db, sweep.batch)
+            retransmission.simulate_harq(key, sweep.link, sweep.harq, snr_db, sweep.batch)
         )
     return 2 - np.asarray(uplink.simulate(key, sweep.link, snr_db, sweep.batch).ok).astype(int)
 
@@ -99,7 +100,7 @@ def summarize(
     if most == 1:
         low = 1 - left.high
         high = 1 - left.low
-    peak = pusch.payload / pusch.slot_s / 1e6
+    peak = pusch.transport_block_size / slot_duration_s(pusch.carrier) / 1e6
     residual = retransmission.residual(needed, most) / len(needed)
     counts = {"blocks": left.trials, "errors": left.errors, "residual": residual.tolist()}
     rates = {"bler": left.rate, "bler_low": left.low, "bler_high": left.high}
