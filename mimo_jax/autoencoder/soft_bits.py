@@ -20,7 +20,7 @@ from .evaluation import Transceiver, in_order
 from ..phy.channel import noise_variance
 from ..phy.constellation import random_bits
 from ..nr.ldpc import encode, make_code
-from ..nr.ldpc_decoding import Decoder, decode
+from ..nr.ldpc_decoding import LdpcDecoder, decode
 from ..nr.rate_matching import rate_dematch, rate_match, rows_used
 from ..units import ErrorRate, error_rate
 
@@ -94,7 +94,7 @@ def _coded(send, sent: int, k: int, blocks: int):
     "A simulation for `error_rate` of code blocks over a link."
     code = make_code(k, 2)
     uses = -(-2 * k // sent)
-    decoder = Decoder(code, rows_used(code, uses * sent))
+    decoder = LdpcDecoder(code, rows_used(code, uses * sent))
 
     def simulate(key, args, n0, snr_db):
         keys = jax.random.split(key)

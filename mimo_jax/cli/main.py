@@ -244,14 +244,14 @@ def _run(arguments: list[str] | None) -> int:
         return _complain(bad.format_message(), 2)
     except (ValueError, FileNotFoundError, ImportError) as bad:
         return _complain(str(bad), 2)
+    except typer.Abort:
+        return _complain("aborted", 1)
     except (RuntimeError, OSError) as failed:
         return _complain(str(failed), 1)
     except Stopped as stopped:
         how = "interrupted" if stopped.args[0] == signal.SIGINT else "terminated"
         message = f"{how}; what was finished is kept: the same command continues from there"
         return _complain(message, 128 + stopped.args[0])
-    except typer.Abort:
-        return _complain("aborted", 1)
 
 
 def _complain(message: str, code: int) -> int:
