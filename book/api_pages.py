@@ -68,7 +68,7 @@ def module_page(module: str, source: str, exports: list[docments.Export], link) 
     "One module: its docstring, the page that tells it, and all it exports."
     def text(markdown): return quarto_to_myst.myst(markdown, link)
     page = re.search(r"File to edit: (?:\.\./)*(nbs/.+)\.ipynb", source)
-    where = f"\n\nTold on the page {{doc}}`/{page[1]}`." if page else ""
+    where = f"\n\nExplained on the page {{doc}}`/{page[1]}`." if page else ""
     notes = docments.comments(source)
     known = imported(source, module) | {
         e.node.name: f"{module}.{e.node.name}" for e in exports if isinstance(e.node, ast.ClassDef)

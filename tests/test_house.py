@@ -128,7 +128,7 @@ def test_importing_costs_no_jax():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_pages_are_pages(path):
-    prose, code = cells(path, "markdown"), cells(path, "code")
+    prose = cells(path, "markdown")
     assert re.match(r"# .+\n\n> .+", prose[0]) or path.name == "index.ipynb"
     words = sum(len(text.split()) for text in prose)
     assert words >= FEWEST_WORDS, f"{words} words: a page is worth reading without its code"

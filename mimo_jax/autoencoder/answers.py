@@ -7,7 +7,7 @@ __all__ = ['REFERENCE_BER', 'GAINS_AT', 'CLOSED_BER', 'SEED_SPREAD', 'WORST_DB',
            'over_seeds', 'reach', 'beyond', 'qam_reach', 'answers']
 
 # %% ../../nbs/51_autoencoder/10_answers.ipynb #a1c95e64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -34,7 +34,7 @@ SEED_SPREAD = 0.5  # spread over seeds past which each value is listed
 
 # %% ../../nbs/51_autoencoder/10_answers.ipynb #5da338d6
 def over_seeds(
-    numbers: list[float | None],  # one per seed
+    numbers: Sequence[float | None],  # one per seed
     reason: str = "",
 ) -> Measured:
     """Mean over seeds with Student's 95 % interval; unanswered when any seed is. Seeds that differ

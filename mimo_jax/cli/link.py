@@ -116,9 +116,10 @@ def link_command(
     "Block error rate and throughput of a 5G uplink (PUSCH) by SNR."
     from mimo_jax import experiment
     from mimo_jax.cli import sweep as sw
+    from mimo_jax.phy.ofdm import Carrier
 
     snrs = parse_snrs(snr)
-    pusch = sw.Pusch(sw.Carrier(prb, spacing), mcs, mcs_table, layers, ports=ports, tpmi=tpmi)
+    pusch = sw.Pusch(Carrier(prb, spacing), mcs, mcs_table, layers, ports=ports, tpmi=tpmi)
     receive = antennas or pusch.ports
     over = named_channel(channel, pusch.ports, receive, delay_spread, speed, polarization)
     outputs = 0 if channel == "awgn" else receive

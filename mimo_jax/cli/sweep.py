@@ -21,7 +21,7 @@ from ..nr import harq as retransmission
 from ..nr import pusch as uplink
 from ..nr.harq import Harq
 from ..nr.pusch import Link, Pusch
-from ..phy.ofdm import Carrier, slot_duration_s
+from ..phy.ofdm import slot_duration_s
 from ..units import wilson
 
 # %% ../../nbs/90_cli/03_sweep.ipynb #5f0b3d92
