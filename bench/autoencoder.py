@@ -1,9 +1,11 @@
-"""Training throughput of the Tanh-BAE against the same network in PyTorch, side by side in one run: bits/s, ratios; prints JSON.
+"""Training throughput of the Tanh-BAE against the same network in PyTorch, side by side in one
+run: bits/s, ratios; prints JSON.
 
     python bench/autoencoder.py [--peer /path/to/python] [--steps 400] [--threads 1] [--output FILE]
 
-`--peer` is a Python that has `torch`; by default this one, and without it only our side is measured. Each side runs in a process of its own,
-in turns, three times; the median is reported. Both train from fresh random bits and noise, with Adam: 2x2, two bits per antenna, batch 2048.
+`--peer` is a Python that has `torch`; by default this one, and without it only our side is
+measured. Each side runs in a process of its own, in turns, three times; the median is reported.
+Both train from fresh random bits and noise, with Adam: 2x2, two bits per antenna, batch 2048.
 """
 import argparse
 import datetime

@@ -1,9 +1,11 @@
-"""CsiNet on this processor: a training step against PyTorch's, and LiteRT files against jitted JAX, side by side in one run; prints one JSON object.
+"""CsiNet on this processor: a training step against PyTorch's, and LiteRT files against jitted
+JAX, side by side in one run; prints one JSON object.
 
     python bench/csinet.py [--peer /path/to/python] [--batch 200] [--epochs 5] [--output FILE]
 
-`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run in processes of their own, bound to one core, in
-turns, on the same sizes: CsiNet at 1/4, Adam, mean square error, batch norm of the batch, epochs of shuffled images. ONNX Runtime is timed where
+`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run
+in processes of their own, bound to one core, in turns, on the same sizes: CsiNet at 1/4, Adam,
+mean square error, batch norm of the batch, epochs of shuffled images. ONNX Runtime is timed where
 this Python has onnx and onnxruntime.
 """
 import argparse
@@ -98,7 +100,8 @@ SIDES = {"mimo_jax": ours, "pytorch": theirs}
 def side(name, batch, epochs):
     "One side's milliseconds of CPU per image, as one JSON object."
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # pools that spin would count their waiting as work
+        # one core: pools that spin would count their waiting as work
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     epoch = SIDES[name](batch)
     epoch()
     times = []
@@ -211,7 +214,7 @@ def inference():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--peer", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=5)

@@ -1,4 +1,5 @@
-"""The autoencoder chapter: what its pages do not show. Bad sizes, checkpoints on disk, a process that is watched, links that share an executable."""
+"""The autoencoder chapter: what its pages do not show. Bad sizes, checkpoints on disk, a process
+that is watched, links that share an executable."""
 import jax
 import jax.numpy as jnp
 import pytest

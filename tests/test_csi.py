@@ -53,7 +53,8 @@ def test_activations_keep_zero_and_stay_within_half_a_step(seed, scale):
     rounded = quantization.int8_activations(x)
     step = (jnp.max(x, 1, keepdims=True) - jnp.min(x, 1, keepdims=True)) / 255
     assert float(jnp.max(jnp.abs(rounded[:, 0]))) == 0
-    assert bool(jnp.all(jnp.abs(rounded - x) <= 1.01 * step))  # half a step, and half of one for the zero point
+    # 0.5 steps of rounding, and 0.5 more for the rounded zero point
+    assert bool(jnp.all(jnp.abs(rounded - x) <= 1.01 * step))
 
 
 @given(code=st.integers(2, 40), family=st.sampled_from(sorted(FAMILIES)), seed=st.integers(0, 100))
@@ -80,7 +81,8 @@ def test_gathered_codewords_are_not_rotated(images):
 def test_gptq_rounds_to_levels_and_better_than_each_weight_alone(images):
     rngs = np.random.default_rng(0)
     basis = rngs.standard_normal((128, 12)).astype(np.float32)
-    some = 0.5 + 0.05 * jnp.asarray(rngs.standard_normal((400, 12)).astype(np.float32) @ basis.T).reshape(-1, 8, 8, 2)  # correlated inputs
+    mixed = rngs.standard_normal((400, 12)).astype(np.float32) @ basis.T  # correlated inputs
+    some = 0.5 + 0.05 * jnp.asarray(mixed).reshape(-1, 8, 8, 2)
     model = small()
     fed, alone = quantization.gptq_round(model, some), nnx.clone(model)
     alone.compress.kernel[...] = quantization.int8_weights(alone.compress.kernel[...])
@@ -163,7 +165,8 @@ def torch_file(path, tensors):
 
     def rebuild(*arguments): ...
 
-    rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = "torch._utils", "_rebuild_tensor_v2", "_rebuild_tensor_v2"
+    rebuild.__module__ = "torch._utils"
+    rebuild.__qualname__ = rebuild.__name__ = "_rebuild_tensor_v2"
     module._rebuild_tensor_v2 = rebuild
     storage.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
 
@@ -202,7 +205,8 @@ def test_torch_checkpoints_load_without_torch(family, tmp_path):
     model, tensors = network(family, CsiArchitecture(32), nnx.Rngs(5)), {}
     model(jax.random.uniform(jax.random.key(1), (4, 32, 32, 2)))  # moves the running moments
     model.eval()
-    back = np.arange(2048).reshape(32, 32, 2).transpose(2, 0, 1).ravel()  # parts first, as PyTorch flattens
+    # parts first, as PyTorch flattens
+    back = np.arange(2048).reshape(32, 32, 2).transpose(2, 0, 1).ravel()
     for i, layer in enumerate(model.layers()):
         if isinstance(layer, nnx.BatchNorm):
             fields = zip(("weight", "bias", "running_mean", "running_var"), checkpoints.NORM,
@@ -211,8 +215,10 @@ def test_torch_checkpoints_load_without_torch(family, tmp_path):
                         ours in fields}
             continue
         kernel = np.asarray(layer.kernel[...])
-        kernel = kernel[back] if layer is model.compress else kernel[:,
-                                                                     back] if layer is model.expand else kernel
+        if layer is model.compress:
+            kernel = kernel[back]
+        if layer is model.expand:
+            kernel = kernel[:, back]
         tensors[f"{i}.weight"] = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
         if layer.bias is not None:
             bias = np.asarray(layer.bias[...])

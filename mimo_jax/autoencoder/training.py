@@ -100,7 +100,8 @@ def train_link(
     key_weights, key_steps = jax.random.split(key)
     model = Autoencoder(architecture, jnp.dtype(plan.precision), rngs=nnx.Rngs(key_weights))
     loss = link_loss(plan.batch // plan.accumulate)
-    return fit(model, plan, loss, link_data(plan, H), key_steps, fresh, resume=resume, report=report)
+    data = link_data(plan, H)
+    return fit(model, plan, loss, data, key_steps, fresh, resume=resume, report=report)
 
 # %% ../../nbs/51_autoencoder/03_training.ipynb #d702ef15
 def _facts(architecture: Architecture, plan: LinkTraining) -> dict:
