@@ -1,9 +1,11 @@
-"""Training throughput of the Tanh-BAE against the same network in PyTorch, side by side in one run: bits/s, ratios; prints JSON.
+"""Training throughput of the Tanh-BAE against the same network in PyTorch, side by side in one
+run: bits/s, ratios; prints JSON.
 
     python bench/autoencoder.py [--peer /path/to/python] [--steps 400] [--threads 1] [--output FILE]
 
-`--peer` is a Python that has `torch`; by default this one, and without it only our side is measured. Each side runs in a process of its own,
-in turns, three times; the median is reported. Both train from fresh random bits and noise, with Adam: 2x2, two bits per antenna, batch 2048.
+`--peer` is a Python that has `torch`; by default this one, and without it only our side is
+measured. Each side runs in a process of its own, in turns, three times; the median is reported.
+Both train from fresh random bits and noise, with Adam: 2x2, two bits per antenna, batch 2048.
 """
 import argparse
 import datetime
@@ -26,11 +28,12 @@ def ours(tx, rx, steps):
     import jax.numpy as jnp
 
     from mimo_jax.autoencoder.model import Architecture
-    from mimo_jax.autoencoder.training import Training, fit
+    from mimo_jax.autoencoder.training import LinkTraining, train_link
 
     H = jnp.eye(2, dtype=jnp.complex64)[None]
-    training = Training(steps=steps, batch=BATCH, chunk=steps)
-    return lambda n: float(fit(Architecture("tanh-bae", hidden_tx=tx, hidden_rx=rx), training, H, jax.random.key(n))[1][-1])
+    plan = LinkTraining(steps=steps, batch=BATCH, chunk=steps)
+    a = Architecture("tanh-bae", hidden_tx=tx, hidden_rx=rx)
+    return lambda n: float(train_link(a, plan, H, jax.random.key(n)).losses[-1])
 
 
 def torch_side(tx, rx, steps):
@@ -41,15 +44,18 @@ def torch_side(tx, rx, steps):
 
     def run(n):
         torch.manual_seed(n)
-        encoder = nn.Sequential(nn.Linear(BITS, tx), nn.Tanh(), nn.Linear(tx, tx), nn.Tanh(), nn.Linear(tx, 4), nn.Tanh())
-        hidden = [layer for width in (4, rx, rx) for layer in (nn.Linear(width, rx), nn.ReLU(), nn.BatchNorm1d(rx))]
+        encoder = nn.Sequential(nn.Linear(BITS, tx), nn.Tanh(), nn.Linear(tx, tx), nn.Tanh(),
+                                nn.Linear(tx, 4), nn.Tanh())
+        hidden = [layer for width in (4, rx, rx)
+                  for layer in (nn.Linear(width, rx), nn.ReLU(), nn.BatchNorm1d(rx))]
         decoder = nn.Sequential(*hidden, nn.Linear(rx, BITS))
         adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
         deviation = (2 / 10**0.8 / 2) ** 0.5
         for _ in range(steps):
             bits = torch.randint(0, 2, (BATCH, BITS)).float()
             x = encoder(2 * bits - 1)
-            loss = nn.functional.binary_cross_entropy_with_logits(decoder(x + deviation * torch.randn_like(x)), bits)
+            loss = nn.functional.binary_cross_entropy_with_logits(decoder(
+                x + deviation * torch.randn_like(x)), bits)
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -67,11 +73,13 @@ def side(name, widths, steps):
     cpu, wall = time.process_time(), time.perf_counter()
     loss = run(1)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"bits_per_s": steps * BATCH * BITS / wall, "bits_per_cpu_s": steps * BATCH * BITS / cpu, "loss": loss}
+    return {"bits_per_s": steps * BATCH * BITS / wall, "bits_per_cpu_s": steps * BATCH * BITS / cpu,
+            "loss": loss}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
@@ -83,17 +91,23 @@ def main():
     multi = "true" if options.threads > 1 else "false"
     flags = f"--xla_cpu_multi_thread_eigen={multi} intra_op_parallelism_threads={options.threads}"
     limits = {"OMP_NUM_THREADS": str(options.threads), "XLA_FLAGS": flags}
-    results = provenance() | {"date": f"{datetime.date.today()}", "batch": BATCH, "steps": options.steps, "threads": options.threads}
+    results = provenance() | {"date": f"{datetime.date.today()}", "batch": BATCH,
+                              "steps": options.steps, "threads": options.threads}
     for widths in WIDTHS:
         runs = {"mimo_jax": [], "torch": []}
         for _ in range(3):
             for name, python in (("mimo_jax", sys.executable), ("torch", options.peer)):
                 command = [python, __file__, "--side", name, widths, "--steps", str(options.steps)]
-                done = subprocess.run(command, capture_output=True, text=True, env=os.environ | limits)
-                if done.returncode: results.setdefault("left out", {})[name] = done.stderr.strip().splitlines()[-1]
+                done = subprocess.run(command, capture_output=True, text=True,
+                                      env=os.environ | limits)
+                if done.returncode: results.setdefault("left out",
+                                                       {})[name] = done.stderr.strip().splitlines()[
+                                                           -1]
                 else: runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-        found = {name: {what: statistics.median(r[what] for r in rs) for what in rs[0]} for name, rs in runs.items() if rs}
-        if len(found) == 2: found["ratio"] = round(found["mimo_jax"]["bits_per_cpu_s"] / found["torch"]["bits_per_cpu_s"], 2)
+        found = {name: {what: statistics.median(r[what] for r in rs) for what in rs[0]} for name,
+                 rs in runs.items() if rs}
+        if len(found) == 2: found["ratio"] = round(found["mimo_jax"]["bits_per_cpu_s"]
+                                                   / found["torch"]["bits_per_cpu_s"], 2)
         results[widths] = found
     if options.output:
         with open(options.output, "w") as file: file.write(json.dumps(results, indent=1) + "\n")

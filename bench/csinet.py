@@ -1,9 +1,11 @@
-"""CsiNet on this processor: a training step against PyTorch's, and LiteRT files against jitted JAX, side by side in one run; prints one JSON object.
+"""CsiNet on this processor: a training step against PyTorch's, and LiteRT files against jitted
+JAX, side by side in one run; prints one JSON object.
 
     python bench/csinet.py [--peer /path/to/python] [--batch 200] [--epochs 5] [--output FILE]
 
-`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run in processes of their own, bound to one core, in
-turns, on the same sizes: CsiNet at 1/4, Adam, mean square error, batch norm of the batch, epochs of shuffled images. ONNX Runtime is timed where
+`--peer` is a Python that has torch; by default this one, and what it lacks is left out. Sides run
+in processes of their own, bound to one core, in turns, on the same sizes: CsiNet at 1/4, Adam,
+mean square error, batch norm of the batch, epochs of shuffled images. ONNX Runtime is timed where
 this Python has onnx and onnxruntime.
 """
 import argparse
@@ -16,7 +18,8 @@ import subprocess
 import sys
 import time
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+              "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
 
 
 EPOCH = 5  # steps
@@ -29,17 +32,19 @@ def ours(batch):
     import optax
     from flax import nnx
 
-    from mimo_jax.csi.csinet import Architecture, CsiNet
-    from mimo_jax.csi.training import State, Training, _epoch
+    from mimo_jax.csi.csinet import CsiArchitecture, CsiNet
+    from mimo_jax.csi.training import squared_error
+    from mimo_jax.training import Training, advance, begin, shuffled
 
-    model, plan, adam = CsiNet(Architecture(), rngs=nnx.Rngs(0)), Training(batch=batch, frozen=False), optax.adam(1e-3)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    images, key = jax.random.uniform(jax.random.key(0), (EPOCH * batch, 32, 32, 2)), jax.random.key(1)
-    state = State(params, rest, adam.init(params), None)
+    model, plan = CsiNet(CsiArchitecture(), rngs=nnx.Rngs(0)), Training(batch=batch)
+    adam = optax.adam(1e-3)
+    graph, state = begin(model, plan, adam)
+    images = jax.random.uniform(jax.random.key(0), (EPOCH * batch, 32, 32, 2))
 
     def epoch():
         nonlocal state
-        state, loss = _epoch(graph, adam, plan, state, images, key)
+        draws = shuffled(jax.random.key(1), images, plan, 1)
+        state, loss = advance(graph, adam, plan, squared_error, state, images, draws)
         return float(jnp.sum(loss))
 
     return epoch
@@ -55,15 +60,18 @@ def theirs(batch):
     def block():
         widths, layers = [2, 8, 16, 2], []
         for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b)] + ([nn.LeakyReLU(0.3)] if i < 2 else [])
+            layers += [nn.Conv2d(a, b, 3, padding=1),
+                       nn.BatchNorm2d(b)] + ([nn.LeakyReLU(0.3)] if i < 2 else [])
         return nn.Sequential(*layers)
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.LeakyReLU(0.3))
+            self.first = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2),
+                                       nn.LeakyReLU(0.3))
             self.compress, self.expand = nn.Linear(2048, 512), nn.Linear(512, 2048)
-            self.refine, self.last = nn.ModuleList([block(), block()]), nn.Conv2d(2, 2, 3, padding=1)
+            self.refine, self.last = nn.ModuleList([block(),
+                                                    block()]), nn.Conv2d(2, 2, 3, padding=1)
 
         def forward(self, x):
             y = self.expand(self.compress(self.first(x).flatten(1))).view(x.shape)
@@ -92,7 +100,8 @@ SIDES = {"mimo_jax": ours, "pytorch": theirs}
 def side(name, batch, epochs):
     "One side's milliseconds of CPU per image, as one JSON object."
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # pools that spin would count their waiting as work
+        # one core: pools that spin would count their waiting as work
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     epoch = SIDES[name](batch)
     epoch()
     times = []
@@ -104,12 +113,16 @@ def side(name, batch, epochs):
 
 
 def in_turns(batch, epochs, peer, rounds=3):
-    "Each side in processes of its own, one after the other, median over the rounds; a side that cannot run says why."
+    """Each side in processes of its own, one after the other, median over the rounds; a side
+    that cannot run says why."""
     found = {name: [] for name in SIDES}
     for name in rounds * list(SIDES):
-        command = [peer if name == "pytorch" else sys.executable, __file__, "--side", name, "--batch", str(batch), "--epochs", str(epochs)]
+        command = [peer if name == "pytorch" else sys.executable, __file__, "--side", name,
+                   "--batch", str(batch), "--epochs", str(epochs)]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ONE_THREAD)
-        found[name].append(None if done.returncode else json.loads(done.stdout.strip().splitlines()[-1])["cpu_ms_per_image"])
+        found[name].append(None if done.returncode
+                           else json.loads(done.stdout.strip().splitlines()[-1])[
+                               "cpu_ms_per_image"])
         if done.returncode:
             print(f"{name} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
     return {name: statistics.median(times) for name, times in found.items() if None not in times}
@@ -131,10 +144,12 @@ def onnx_file(model):
         return nodes[-1].output[0]
 
     def conv(x, layer):
-        return op("Conv", x, constant(np.transpose(layer.kernel[...], (3, 2, 0, 1))), constant(layer.bias[...]), pads=[1, 1, 1, 1])
+        return op("Conv", x, constant(np.transpose(layer.kernel[...], (3, 2, 0, 1))),
+                  constant(layer.bias[...]), pads=[1, 1, 1, 1])
 
     def normal(x, n):
-        return op("BatchNormalization", x, *(constant(v[...]) for v in (n.scale, n.bias, n.mean, n.var)), epsilon=n.epsilon)
+        return op("BatchNormalization", x,
+                  *(constant(v[...]) for v in (n.scale, n.bias, n.mean, n.var)), epsilon=n.epsilon)
 
     def dense(x, layer):
         return op("Gemm", x, constant(layer.kernel[...]), constant(layer.bias[...]))
@@ -147,32 +162,39 @@ def onnx_file(model):
         y = leaky(normal(conv(y, block.convs[1]), block.norms[1]))
         return leaky(op("Add", x, normal(conv(y, block.convs[2]), block.norms[2])))
 
-    x = leaky(normal(conv(op("Transpose", "images", perm=[0, 3, 1, 2]), model.first), model.first_norm))
+    x = leaky(normal(conv(op("Transpose", "images", perm=[0, 3, 1, 2]), model.first),
+                     model.first_norm))
     x = op("Reshape", op("Transpose", x, perm=[0, 2, 3, 1]), constant([1, -1], np.int64))
-    x = op("Reshape", dense(dense(x, model.compress), model.expand), constant([1, 32, 32, 2], np.int64))
+    x = op("Reshape", dense(dense(x, model.compress), model.expand),
+           constant([1, 32, 32, 2], np.int64))
     x = op("Transpose", x, perm=[0, 3, 1, 2])
     for block in model.refine:
         x = refine(x, block)
     last = op("Transpose", op("Sigmoid", conv(x, model.last)), perm=[0, 2, 3, 1])
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 32, 32, 2]) for name in ("images", last)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 32, 32, 2])
+            for name in ("images", last)]
     graph = helper.make_graph(nodes, "csinet", ends[:1], ends[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)],
+                             ir_version=10).SerializeToString()
 
 
 def inference():
-    "Microseconds (p10) of one image through the whole network, caches hot and cold, by runtime and file."
+    """Microseconds (p10) of one image through the whole network, caches hot and cold, by runtime
+    and file."""
     import jax
     import numpy as np
     from flax import nnx
 
     from mimo_jax.csi import deployment as d
-    from mimo_jax.csi.csinet import Architecture, CsiNet
+    from mimo_jax.csi.csinet import CsiArchitecture, CsiNet
 
-    model = CsiNet(Architecture(), rngs=nnx.Rngs(0))
+    model = CsiNet(CsiArchitecture(), rngs=nnx.Rngs(0))
     model.eval()
-    file, x = d.export_network(model), np.random.default_rng(0).uniform(0.3, 0.7, (1, 32, 32, 2)).astype(np.float32)
+    file, x = d.export_network(model), np.random.default_rng(0).uniform(0.3, 0.7, (
+        1, 32, 32, 2)).astype(np.float32)
     jitted = jax.jit(model)
-    calls = {f"LiteRT {p}": d.invoke(d.quantise(file, p)) for p in d.PRECISIONS} | {"jitted JAX": lambda: jitted(x).block_until_ready()}
+    calls = {f"LiteRT {p}": d.invoke(d.quantize_file(file, p))
+             for p in d.PRECISIONS} | {"jitted JAX": lambda: jitted(x).block_until_ready()}
     absent = {}
     try:
         import onnx  # noqa: F401
@@ -182,15 +204,17 @@ def inference():
     else:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(onnx_file(model), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(onnx_file(model), options,
+                                               providers=["CPUExecutionProvider"])
         np.testing.assert_allclose(session.run(None, {"images": x})[0], jitted(x), atol=1e-5)
         calls["ONNX Runtime float32"] = lambda: session.run(None, {"images": x})
-    times = {name: {"hot": d.latency(call).p10_us, "cold": d.latency(call, 60, cold_mib=96).p10_us} for name, call in calls.items()}
+    times = {name: {"hot": d.latency(call).p10_us, "cold": d.latency(call, 60, cold_mib=96).p10_us}
+             for name, call in calls.items()}
     return times | absent
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--peer", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=5)
@@ -205,11 +229,15 @@ def main():
     from mimo_jax.files import write_whole
 
     training = in_turns(arguments.batch, arguments.epochs, arguments.peer)
-    ratios = {f"{name} / mimo_jax": round(ms / training["mimo_jax"], 2) for name, ms in training.items()}
-    report = provenance() | {"date": f"{datetime.date.today()}", "batch": arguments.batch, "cpu_ms_per_image": training, "ratios": ratios}
+    ratios = {f"{name} / mimo_jax": round(ms / training["mimo_jax"], 2) for name,
+              ms in training.items()}
+    report = provenance() | {"date": f"{datetime.date.today()}", "batch": arguments.batch,
+                             "cpu_ms_per_image": training, "ratios": ratios}
     command = [sys.executable, __file__, "--side", "inference"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD, check=True)
-    text = json.dumps(report | {"inference_us": json.loads(done.stdout.strip().splitlines()[-1])}, indent=1)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD,
+                          check=True)
+    text = json.dumps(report | {"inference_us": json.loads(done.stdout.strip().splitlines()[-1])},
+                      indent=1)
     if arguments.output:
         write_whole(arguments.output, text + "\n")
     print(text)

@@ -18,7 +18,7 @@ from typing import Any
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Any]:
     """A binary file to write into, which replaces `path` when the block ends without an error.
-    Folders are made. Raises `OSError` that names the file, and leaves nothing behind, on failure."""
+    Folders are made. Raises `OSError` that names the file, and then leaves nothing behind."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     number, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -251,8 +251,8 @@ def fit(
         if _should_stop(plan, progress.scores, eligible):
             break
         draws = sampler(key, data, plan, number)
-        done = advance(graph, optimizer, plan, loss, progress.state, data, draws)
-        progress = _judge(graph, plan, *done, progress, validate, eligible)
+        finished = advance(graph, optimizer, plan, loss, progress.state, data, draws)
+        progress = _judge(graph, plan, finished, progress, validate, eligible)
         _remember(resume, identity, progress)
         report(sum(counts[:number]) / sum(counts))
     return Fitted(_with_state(model, progress.best), np.asarray(progress.losses), progress.scores)
@@ -274,8 +274,9 @@ def _rounds_done(counts: list[int], updates: int) -> int:
     return sum(int(total) <= updates for total in np.cumsum(counts))
 
 
-def _judge(graph, plan: Training, state, losses, progress, validate, eligible) -> Progress:
+def _judge(graph, plan: Training, finished, progress, validate, eligible) -> Progress:
     "Progress after a round: its losses, its score, and the best weights so far."
+    state, losses = finished
     now = nnx.merge(graph, state.average if plan.ema else state.params, state.rest)
     losses = progress.losses + np.asarray(losses).tolist()
     if validate is None:

@@ -19,7 +19,7 @@ from .model import message_of
 from ..phy.channel import rayleigh, transmit
 from ..phy.constellation import labels, modulate, qam
 from ..phy.detection import codebook_llr
-from ..phy.precoding import load_energy, loadings, quantise, svd_precoder, water_filling
+from ..phy.precoding import load_energy, loadings, quantize_csi, svd_precoder, water_filling
 
 # %% ../../nbs/51_autoencoder/06_fading.ipynb #c886852f
 def loaded_codebooks(
@@ -68,7 +68,7 @@ def _precoded(allocation: str, csi_bits: int | None, antennas: int) -> Callable:
         streams = books.shape[-1]
         ways = loadings(total, streams)
         H = rayleigh(key_channel, (uses, antennas, antennas))
-        V, gains = svd_precoder(H if csi_bits is None else quantise(H, csi_bits))
+        V, gains = svd_precoder(H if csi_bits is None else quantize_csi(H, csi_bits))
         if allocation == "loading":
             way, energy = load_energy(ways, gains, n0, float(streams))
         else:

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Complex, Float, Integer, Key
 
 from ..phy.channel import mean_energy, transmit
 from ..phy.constellation import labels
-from ..phy.precoding import quantise
+from ..phy.precoding import quantize_csi
 
 # %% ../../nbs/51_autoencoder/01_model.ipynb #c1fa2778
 KINDS = ("ae", "bae", "tanh-bae")
@@ -218,7 +218,7 @@ def _check_width(a: Architecture) -> None:
 # %% ../../nbs/51_autoencoder/01_model.ipynb #452fbeaf
 def _fed_back(H, csi_bits: int | None):
     "The channel as the transmitter knows it."
-    return H if csi_bits is None else quantise(H, csi_bits)
+    return H if csi_bits is None else quantize_csi(H, csi_bits)
 
 
 def _parts(H, batch: int):

@@ -28,7 +28,7 @@ from ..training import Fitted, Loss, Training, fit, fresh
 class LinkTraining(Training):
     "How an autoencoder is trained. Raises `ValueError` for values that cannot be."
 
-    steps: int | None = 2000  # updates
+    steps: int = 2000  # updates
     batch: int = 2048  # uses of the channel per update
     learning_rate: float = 1e-3  # of Adam, at its peak
     warmup: float = 0.05  # share of the updates in which the rate rises
@@ -74,7 +74,8 @@ def link_loss(uses: int) -> Loss:
     "The loss of batches of so many uses; the same object for the same number."
 
     def loss(model, data, key):
-        return batch_loss(model, key, *data, uses)
+        H, snrs_db = data
+        return batch_loss(model, key, H, snrs_db, uses)
 
     return loss
 
@@ -99,7 +100,8 @@ def train_link(
     key_weights, key_steps = jax.random.split(key)
     model = Autoencoder(architecture, jnp.dtype(plan.precision), rngs=nnx.Rngs(key_weights))
     loss = link_loss(plan.batch // plan.accumulate)
-    return fit(model, plan, loss, link_data(plan, H), key_steps, fresh, resume=resume, report=report)
+    data = link_data(plan, H)
+    return fit(model, plan, loss, data, key_steps, fresh, resume=resume, report=report)
 
 # %% ../../nbs/51_autoencoder/03_training.ipynb #d702ef15
 def _facts(architecture: Architecture, plan: LinkTraining) -> dict:

@@ -9,7 +9,6 @@ __all__ = ['ENVIRONMENTS', 'SUBCARRIERS', 'Channels', 'check_environment', 'gene
 # %% ../../nbs/52_csi/03_channels.ipynb #54414535
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Key
 
