@@ -243,10 +243,8 @@ def fit(
     counts = rounds(plan, samples_of(data))
     optimizer = _optimizer(plan, sum(counts), around)
     graph, state = begin(model, plan, optimizer)
-    scores = [validate(model)] if validate else []
     identity = _identity(model, plan, data, key) if resume else {}
-    start = Progress(_copy(state), _copy(nnx.state(model)), [], scores)
-    progress = _recall(resume, identity, start)
+    progress = _recall(resume, identity, _start(model, state, validate))
     for number in range(1 + _rounds_done(counts, len(progress.losses)), len(counts) + 1):
         if _should_stop(plan, progress.scores, eligible):
             break
@@ -262,6 +260,11 @@ def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
+def _start(model, state: TrainingState, validate) -> Progress:
+    scores = [validate(model)] if validate else []
+    return Progress(_copy(state), _copy(nnx.state(model)), [], scores)
+
+
 def _with_state(model, state):
     "A copy of a model with other weights and moments, ready for use."
     found = nnx.clone(model)
@@ -273,7 +276,7 @@ def _with_state(model, state):
 def _rounds_done(counts: list[int], updates: int) -> int:
     return sum(int(total) <= updates for total in np.cumsum(counts))
 
-
+# %% ../nbs/00_core/07_training.ipynb #0ef1fd2a
 def _judge(graph, plan: Training, finished, progress, validate, eligible) -> Progress:
     "Progress after a round: its losses, its score, and the best weights so far."
     state, losses = finished

@@ -236,7 +236,7 @@ def _timed(path: Path, calls: int, threads: int) -> dict[str, Any]:
     content = _read(path)
     call = deployment.invoke(content, threads, path)
     hot = deployment.latency(call, calls)
-    cold = deployment.latency(call, max(calls // COLD_SHARE, 1), cold_mib=compression.COLD_MIB)
+    cold = deployment.latency(call, max(calls // COLD_SHARE, 1), cold_mib=deployment.COLD_MIB)
     cold_times = {"cold_p10_us": cold.p10_us, "cold_median_us": cold.median_us}
     return {"file": str(path)} | deployment.size_of(content)._asdict() | hot._asdict() | cold_times
 

@@ -127,7 +127,7 @@ INDOOR = Scenario(
     visibility_radius_m=2.72, transition_m=1.0, far_clusters=3.8, poisson=True, shared_by=4.0,
     bs_local=True,
 )
-CENTRAL = replace(INDOOR, name="indoor_bs_at_centre", base_station_m=(0.0, 0.0))
+CENTRAL = replace(INDOOR, name="indoor_bs_at_center", base_station_m=(0.0, 0.0))
 OUTDOOR = Scenario(
     "outdoor", 285e6, Square(400.0), SEMI_URBAN, base_station_m=(0.0, 0.0), cell_radius_m=500.0,
     visibility_radius_m=32.8, transition_m=16.8, far_clusters=6.0, sight_m=343.0,

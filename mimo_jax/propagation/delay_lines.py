@@ -122,7 +122,7 @@ class Antennas:
     rows: int = 1  # elements along z
     polarization: str = "V"  # "V", "H", or two elements per place: "VH", "cross"
     element: str = "omni"  # radiation pattern: "omni" or "38.901" (table 7.3-1)
-    spacing: float = 0.5  # between neighbours, in wavelengths
+    spacing: float = 0.5  # between neighbors, in wavelengths
     orientation: tuple[float, float, float] = (0.0, 0.0, 0.0)  # bearing, downtilt, slant (7.1.3)
 
     def __post_init__(self):
@@ -130,7 +130,7 @@ class Antennas:
 
     @property
     def slants(self) -> np.ndarray:
-        "Polarisation slant of every port in radians."
+        "Polarization slant of every port in radians."
         return np.repeat(_SLANTS[self.polarization], self.rows * self.columns)
 
     @property
