@@ -39,15 +39,20 @@ def main():
     for name, scenario in SCENARIOS.items():
         n = samples if name.startswith("indoor") else max(samples // 8, 1)
         draw_channels(jax.random.key(0), scenario, n)
-        seconds = min(processor_seconds(lambda s=scenario, m=n: draw_channels(jax.random.key(1), s, m)) for _ in range(2))
-        paths = jax.device_get([jax.jit(draw_paths, static_argnums=1)(jax.random.key(i), scenario) for i in range(20)])
+        seconds = min(processor_seconds(lambda s=scenario,
+                                        m=n: draw_channels(jax.random.key(1), s,
+                                                           m)) for _ in range(2))
+        paths = jax.device_get([jax.jit(draw_paths, static_argnums=1)(jax.random.key(i), scenario)
+                                for i in range(20)])
         by_transform(paths[0])
         plain = processor_seconds(lambda p=paths: [by_transform(q) for q in p]) / 20
-        rows[name] = {"channels_per_processor_second": round(n / seconds), "milliseconds_each": round(1e3 * seconds / n, 3),
+        rows[name] = {"channels_per_processor_second": round(n / seconds),
+                      "milliseconds_each": round(1e3 * seconds / n, 3),
                       "times_faster_than_transforms_alone": round(plain * n / seconds, 1)}
         print(name, json.dumps(rows[name]), flush=True)
     if rows["indoor"]["channels_per_processor_second"] < 400:
-        raise SystemExit(f"indoor: {rows['indoor']['channels_per_processor_second']} channels per processor second, the page claims 400")
+        raise SystemExit(f"indoor: {rows['indoor']['channels_per_processor_second']} channels per "
+                         f"processor second, the page claims 400")
 
 
 if __name__ == "__main__":

@@ -42,24 +42,31 @@ def block_errors(key, snr_db, iterations, decoder, n, m, blocks):
     "Blocks in error of one batch over white noise, exact demapping."
     bits_key, noise_key = jax.random.split(key)
     bits = random_bits(bits_key, (blocks, decoder.code.k))
-    symbols = modulate(rate_match(encode(bits, decoder.code), decoder.code, n, bits_per_symbol=m), qam(m))
-    llr = demap_qam(awgn(noise_key, symbols, noise_variance(snr_db)), noise_variance(snr_db), m).reshape(blocks, n)
-    return jnp.any(decode(rate_dematch(llr, decoder.code, bits_per_symbol=m), decoder, iterations).bits != bits, -1).sum()
+    symbols = modulate(rate_match(encode(bits, decoder.code), decoder.code, n, bits_per_symbol=m),
+                       qam(m))
+    llr = demap_qam(awgn(noise_key, symbols, noise_variance(snr_db)), noise_variance(snr_db),
+                    m).reshape(blocks, n)
+    return jnp.any(decode(rate_dematch(llr, decoder.code, bits_per_symbol=m), decoder,
+                          iterations).bits != bits, -1).sum()
 
 
 def simulate(code, row, name, options, meta, most):
     "One point: as many blocks as the reference has, or `most`."
     k, n, base_graph, _, m = map(int, meta)
-    decoder, batch = LdpcDecoder(make_code(k, base_graph), rows_used(make_code(k, base_graph), n), **options), BATCH[code]
+    decoder, batch = LdpcDecoder(make_code(k, base_graph), rows_used(make_code(k, base_graph), n),
+                                 **options), BATCH[code]
     batches = max(min(int(row[3]), most) // batch, 1)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(ord(code)), round(row[0] * 100) + 10_000), batches)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(ord(code)),
+                                               round(row[0] * 100) + 10_000), batches)
     errors = sum(int(block_errors(key, row[0], int(row[2]), decoder, n, m, batch)) for key in keys)
-    ours = {"code": code, "decoder": name, "iterations": int(row[2]), "snr_db": row[0], "blocks": batches * batch, "errors": errors}
+    ours = {"code": code, "decoder": name, "iterations": int(row[2]), "snr_db": row[0],
+            "blocks": batches * batch, "errors": errors}
     return ours | {"their_blocks": int(row[3]), "their_errors": int(row[4])}
 
 
 def tasks(reference, codes):
-    "Every point of the reference by decoder for some codes, and for all codes the default decoder where the reference has its exact one."
+    """Every point of the reference by decoder for some codes, and for all codes the default
+    decoder where the reference has its exact one."""
     for code in sorted(name[0] for name in reference if name.endswith("__rows")):
         rows = reference[f"{code}__rows"].tolist()
         for index, (name, options) in THEIRS.items() if code in codes else ():
@@ -75,14 +82,16 @@ def main():
     parser.add_argument("--codes", default="ACEG", help="on which to compare all decoders")
     arguments = parser.parse_args()
     if not arguments.reference.exists():
-        return print(f"nothing to compare with: no {arguments.reference}; name a file or set MIMO_JAX_REFERENCE")
+        return print(f"nothing to compare with: no {arguments.reference}; name a file or set "
+                     f"MIMO_JAX_REFERENCE")
     reference = dict(np.load(arguments.reference))
     results = read_json(TARGET) if TARGET.exists() else {"points": {}, "seconds": 0.0}
     for code, row, name, options in tasks(reference, arguments.codes):
         if (point := f"{code} {name} {row[0]:g}") in results["points"]:
             continue
         start = time.process_time()
-        results["points"][point] = simulate(code, row, name, options, reference[f"{code}__meta"], arguments.most)
+        results["points"][point] = simulate(code, row, name, options, reference[f"{code}__meta"],
+                                            arguments.most)
         results["seconds"] = round(results["seconds"] + time.process_time() - start, 1)
         results |= {"date": datetime.date.today().isoformat(), "seed": 0, **provenance()}
         write_whole(TARGET, json.dumps(results, indent=1))

@@ -20,8 +20,12 @@ from mimo_jax.nr.ldpc_decoding import LdpcDecoder, decode
 from mimo_jax.nr.rate_matching import rate_dematch, rate_match, rows_used
 
 CODES = {  # information bits, coded bits, base graph, bits per symbol, Es/N0 in dB
-    "A": (100, 200, 2, 2, 2.25), "C": (1000, 2000, 2, 2, 1.4), "D": (2288, 6864, 1, 2, -1.12), "E": (7584, 15912, 1, 4, 5.9),
-    "F": (8448, 16896, 1, 2, 1.06), "G": (8448, 10560, 1, 6, 16.25), "I": (3000, 3400, 1, 2, 5.1), "L": (1000, 5000, 2, 2, -3.35),
+    "A": (100, 200, 2, 2, 2.25), "C": (1000, 2000, 2, 2,
+                                       1.4), "D": (2288, 6864, 1, 2,
+                                                   -1.12), "E": (7584, 15912, 1, 4, 5.9),
+    "F": (8448, 16896, 1, 2, 1.06), "G": (8448, 10560, 1, 6,
+                                          16.25), "I": (3000, 3400, 1, 2,
+                                                        5.1), "L": (1000, 5000, 2, 2, -3.35),
 }
 
 
@@ -31,7 +35,8 @@ def received(key, snr_db, code, n, m, blocks):
     bits_key, noise_key = jax.random.split(key)
     bits, N0 = random_bits(bits_key, (blocks, code.k)), noise_variance(snr_db)
     symbols = modulate(rate_match(encode(bits, code), code, n, bits_per_symbol=m), qam(m))
-    return bits, rate_dematch(demap_qam(awgn(noise_key, symbols, N0), N0, m).reshape(blocks, n), code, bits_per_symbol=m)
+    return bits, rate_dematch(demap_qam(awgn(noise_key, symbols, N0), N0, m).reshape(blocks, n),
+                              code, bits_per_symbol=m)
 
 
 def main():
@@ -46,9 +51,12 @@ def main():
         code = make_code(k, base_graph)
         bits, llr = received(jax.random.key(0), snr_db, code, n, m, arguments.blocks)
         for factor in arguments.factors:
-            cells = {o: LdpcDecoder(code, rows_used(code, n), factor=factor, offset=o, messages="float32") for o in arguments.offsets}
-            errors = {o: int(jnp.sum(jnp.any(decode(llr, d).bits != bits, -1))) for o, d in cells.items()}
-            about = {"code": name, "rows": rows_used(code, n), "blocks": arguments.blocks, "factor": factor}
+            cells = {o: LdpcDecoder(code, rows_used(code, n), factor=factor, offset=o,
+                                    messages="float32") for o in arguments.offsets}
+            errors = {o: int(jnp.sum(jnp.any(decode(llr, d).bits != bits, -1))) for o,
+                      d in cells.items()}
+            about = {"code": name, "rows": rows_used(code, n), "blocks": arguments.blocks,
+                     "factor": factor}
             print(json.dumps(about | {"errors by offset": errors}), flush=True)
 
 
