@@ -231,7 +231,7 @@ def bench_command(
 # %% ../../nbs/90_cli/07_csi.ipynb #0ae95c36
 def _timed(path: Path, calls: int, threads: int) -> dict[str, Any]:
     "Size and latency of a file."
-    from mimo_jax.csi import compression, deployment
+    from mimo_jax.csi import deployment
 
     content = _read(path)
     call = deployment.invoke(content, threads, path)
