@@ -7,8 +7,8 @@ CHAPTER ?=
 PRESET  ?= laptop
 PAGE    ?=
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
-# The tests see eight devices, checked shapes, and no silent broadcasting between ranks.
-TEST_ENV := XLA_FLAGS="--xla_force_host_platform_device_count=8" MIMO_JAX_CHECK_SHAPES=1 \
+# The tests see eight devices, checked shapes, no silent broadcasting, and programs that compile fast.
+TEST_ENV := XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1" MIMO_JAX_CHECK_SHAPES=1 \
             JAX_NUMPY_RANK_PROMOTION=raise MPLBACKEND=agg
 # What `make test` tests: one folder of nbs/, by its name with or without number, or everything.
 FOLDERS := $(if $(CHAPTER),$(wildcard nbs/$(CHAPTER)/ nbs/[0-9][0-9]_$(CHAPTER)/),nbs/index.ipynb $(wildcard nbs/*/))

@@ -96,17 +96,12 @@ def _kernel_gradient(x, gradient, kernel, stride: int):
 
 # %% ../nbs/00_core/05_layers.ipynb #5ded9e31
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(
-    x: Float[Array, "batch height width feature"],
-    kernel: Float[Array, "row column feature output"],  # odd numbers of rows and columns
-    stride: int = 1,
-) -> Float[Array, "batch newheight newwidth output"]:
-    "Convolution with zeros around the image, half a kernel wide (@eq-conv), fast on a CPU."
+def _convolve(x, kernel, stride: int):
     return _chunked(lambda chunk: _taps(chunk, kernel, stride), _chunk(x, kernel, stride), x)
 
 
 def _forward(x, kernel, stride: int):
-    return convolve(x, kernel, stride), (x, kernel)
+    return _convolve(x, kernel, stride), (x, kernel)
 
 
 def _backward(stride: int, saved, gradient):
@@ -119,7 +114,17 @@ def _backward(stride: int, saved, gradient):
     return to_x, _kernel_gradient(x, gradient, kernel, stride)
 
 
-convolve.defvjp(_forward, _backward)
+_convolve.defvjp(_forward, _backward)
+
+# %% ../nbs/00_core/05_layers.ipynb #5e4d888f
+@partial(jax.jit, static_argnames=("stride",))
+def convolve(
+    x: Float[Array, "batch height width feature"],
+    kernel: Float[Array, "row column feature output"],  # odd numbers of rows and columns
+    stride: int = 1,
+) -> Float[Array, "batch newheight newwidth output"]:
+    "Convolution with zeros around the image, half a kernel wide (@eq-conv), fast on a CPU."
+    return _convolve(x, kernel, stride)
 
 # %% ../nbs/00_core/05_layers.ipynb #3a075466
 def native_convolve(x, kernel, stride: int = 1):
