@@ -11,6 +11,7 @@ from mimo_jax import experiment, files
 from mimo_jax.cli import link, sweep
 from mimo_jax.propagation.delay_lines import DelayLine
 from mimo_jax.nr.harq import Harq
+from mimo_jax.phy.ofdm import slot_duration_s
 from mimo_jax.nr.pusch import Pusch
 
 
@@ -54,7 +55,7 @@ def test_intervals_cover(most, chance):
     success = 1 - (1 - chance) ** most
     slots = sum(n * chance * (1 - chance) ** (n - 1)
                 for n in range(1, most)) + most * (1 - chance) ** (most - 1)
-    truth = pusch.payload / pusch.slot_s / 1e6 * success / slots
+    truth = pusch.transport_block_size / slot_duration_s(pusch.carrier) / 1e6 * success / slots
     draws = [sweep.summarize(np.minimum(rng.geometric(chance, 400), most + 1), most, pusch)
              for _ in range(300)]
     assert 0.9 < np.mean([d["throughput_low"] <= truth <= d["throughput_high"]
