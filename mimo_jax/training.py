@@ -289,7 +289,7 @@ def _judge(graph, plan: Training, finished, progress, validate, eligible) -> Pro
     better = eligible(len(scores) - 1) and scores[-1] == min(allowed)
     return Progress(state, _copy(nnx.state(now)) if better else progress.best, losses, scores)
 
-# %% ../nbs/00_core/07_training.ipynb #0ef1fd2a
+# %% ../nbs/00_core/07_training.ipynb #990f8185
 def _should_stop(plan: Training, scores: list[float], eligible) -> bool:
     "Whether `patience` rounds have passed since the best eligible one."
     allowed = [number for number in range(len(scores)) if eligible(number)]
