@@ -132,6 +132,7 @@ def run(
             value = compute(lambda fraction, name=name: progress(name, fraction))
             done[name] = {"value": value, "seconds": round(time.perf_counter() - start, 3)}
             write_json(partial, identity | {"points": done})
+            _drop_programs()
         progress(name, 1.0)
     ordered = {name: done[name] for name in points}
     final = partial.with_name(f"{preset}.json")
@@ -139,6 +140,15 @@ def run(
     return final
 
 # %% ../nbs/00_core/03_experiment.ipynb #1ba9abd2
+def _drop_programs() -> None:
+    "Forget compiled programs before the process has as many memory maps as Linux grants it."
+    import jax
+
+    maps, most = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if maps.exists() and 2 * maps.read_bytes().count(b"\n") > int(most.read_text()):
+        jax.clear_caches()
+
+
 def _times(points: dict) -> dict:
     "Date, and seconds of all points."
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -221,16 +221,7 @@ def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     shapes = {f"shape/{s}/{p:g}": partial(_shape, run, s, p) for s in SHAPES for p in at}
     kernels = {f"kernels/{p:g}": partial(_kernels, run, p) for p in (0.0, *sizes.shapes)}
     first = {"linear/indoor": linear["linear/indoor"]} | indoor | sweep | bands
-    everything = first | {"aware": partial(_aware, run)} | shapes | linear | cells | kernels
-    return {name: partial(_alone, point) for name, point in everything.items()}
-
-
-def _alone(point: Point, report) -> dict:
-    "A point that drops its compiled programs."
-    try:
-        return point(report)
-    finally:
-        jax.clear_caches()
+    return first | {"aware": partial(_aware, run)} | shapes | linear | cells | kernels
 
 
 experiment = Experiment("csi", PRESETS, points, answers)

@@ -6,11 +6,12 @@
 __all__ = ['HALL', 'SEMI_URBAN', 'INDOOR', 'CENTRAL', 'OUTDOOR', 'LOOK_ALIKE', 'SCENARIOS', 'Lognormal', 'lognormal', 'Square',
            'Sector', 'ClusterLaw', 'Scenario', 'count_law', 'cluster_count', 'place', 'visibility', 'Spreads',
            'spreads', 'Face', 'Clusters', 'twins', 'far_clusters', 'local_cluster', 'scatterers', 'paths_of',
-           'line_of_sight', 'draw_paths', 'tile_of_channels', 'draw_channels']
+           'line_of_sight', 'draw_paths', 'array_lengths', 'tile_of_channels', 'draw_channels']
 
 # %% ../../nbs/20_propagation/02_cost2100.ipynb #ecbecd4b
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import combinations
 from typing import NamedTuple
 
 import jax
@@ -399,22 +400,44 @@ def draw_paths(
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), direct, paths)
 
 # %% ../../nbs/20_propagation/02_cost2100.ipynb #c22e1d9d
-@partial(jax.jit, static_argnames=("scenario", "capacity", "grid", "subcarriers"))
+@lru_cache(maxsize=64)
+def array_lengths(
+    scenario: Scenario,
+    sizes: int = 3,  # how many lengths; each is compiled once
+) -> np.ndarray:
+    "The lengths of padded cluster arrays that are shortest in the mean; the last holds any count."
+    law = count_law(scenario)
+    below, most = np.cumsum(law), len(law) - 1
+
+    def mean_length(lengths):
+        return np.diff(below[list(lengths)], prepend=0) @ lengths
+
+    choices = ((*few, most) for few in combinations(range(1, most), sizes - 1))
+    return np.array(min(choices, key=mean_length))
+
+
+@partial(jax.jit, static_argnames=("scenario", "capacity"))
+def _tile_of_paths(keys: Key[Array, "batch"], scenario: Scenario, capacity: int) -> Paths:
+    return jax.vmap(lambda key: draw_paths(key, scenario, capacity))(keys)
+
+
+@partial(jax.jit, static_argnames=("grid", "subcarriers"))
+def _over(paths: Paths, grid: Grid, subcarriers: int) -> Complex[Array, "batch angle tap"]:
+    def one(p):
+        return angular_frequency(p, subcarriers, grid) if subcarriers else angular_delay(p, grid)
+
+    return jax.vmap(one)(paths)
+
+
 def tile_of_channels(
     keys: Key[Array, "batch"],  # one per environment
     scenario: Scenario,
-    capacity: int,  # room for far clusters
+    capacity: int,  # array length for far clusters
     grid: Grid = CSINET_GRID,
     subcarriers: int = 0,  # over frequency if positive, else over delay
 ) -> Complex[Array, "batch angle tap"]:
-    "Channels of these environments."
-
-    def one(key):
-        paths = draw_paths(key, scenario, capacity)
-        return angular_frequency(paths, subcarriers,
-                                 grid) if subcarriers else angular_delay(paths, grid)
-
-    return jax.vmap(one)(keys)
+    "Channels of these environments; paths and transforms are compiled apart, to be shared."
+    return _over(_tile_of_paths(keys, scenario, capacity), grid, subcarriers)
 
 # %% ../../nbs/20_propagation/02_cost2100.ipynb #625d6ad4
 @partial(jax.jit, static_argnames=("scenario",))
@@ -438,13 +461,13 @@ def draw_channels(
     if n < 1 or tile < 1 or first < 0:
         raise ValueError(f"n={n}, tile={tile}, first={first}: need n >= 1, tile >= 1, first >= 0")
     keys, counts = _counted(key, first + jnp.arange(n), scenario)
-    most = len(count_law(scenario)) - 1
-    rooms = np.minimum(2 ** np.ceil(np.log2(np.maximum(counts, 4))), most).astype(int)
+    lengths = array_lengths(scenario)
+    which = np.searchsorted(lengths, np.asarray(counts))
     out = np.empty((n, grid.antennas, subcarriers or grid.delays), np.complex64)
-    for room in np.unique(rooms):
-        members = np.flatnonzero(rooms == room)
+    for i in np.unique(which):
+        members = np.flatnonzero(which == i)
         for chosen in np.split(members, range(tile, len(members), tile)):
-            h = tile_of_channels(keys[np.resize(chosen, tile)], scenario, int(room), grid,
+            h = tile_of_channels(keys[np.resize(chosen, tile)], scenario, int(lengths[i]), grid,
                                  subcarriers)
             out[chosen] = h[: len(chosen)]
     return out
