@@ -8,7 +8,7 @@ __all__ = ['app', 'DEVICES_GIB', 'EXACT_BELOW', 'device_bytes', 'memory_command'
 # %% ../../nbs/90_cli/06_autoencoder.ipynb #70c9a6d4
 import math
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,13 +31,17 @@ def device_bytes(device: str) -> int:
     return round(size * 2**30)
 
 # %% ../../nbs/90_cli/06_autoencoder.ipynb #9c27d5e1
-_Kind = Annotated[str, typer.Option("--model", help="ae, bae or tanh-bae.")]
-_Antennas = Annotated[int, typer.Option(help="Transmit antennas; as many receive.")]
-_Bits = Annotated[int, typer.Option(help="Bits per antenna, k.")]
-_Batch = Annotated[int, typer.Option(help="Samples per update, B.")]
-_HiddenTx = Annotated[int, typer.Option(help="Width of the transmitter's layers, H_T.")]
-_HiddenRx = Annotated[int, typer.Option(help="Width of the receiver's layers, H_R.")]
-_Precision = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
+_Kind = Annotated[
+    Literal["ae", "bae", "tanh-bae"], typer.Option("--model", help="Kind of autoencoder.")
+]
+_Antennas = Annotated[int, typer.Option(help="Transmit antennas; as many receive.", min=1)]
+_Bits = Annotated[int, typer.Option(help="Bits per antenna, k.", min=1)]
+_Batch = Annotated[int, typer.Option(help="Samples per update, B.", min=1)]
+_HiddenTx = Annotated[int, typer.Option(help="Width of the transmitter's layers, H_T.", min=1)]
+_HiddenRx = Annotated[int, typer.Option(help="Width of the receiver's layers, H_R.", min=1)]
+_Precision = Annotated[
+    Literal["float32", "float16", "bfloat16"], typer.Option(help="Of weights and activations.")
+]
 _Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES_GIB)}, or its memory in GiB.")]
 
 # %% ../../nbs/90_cli/06_autoencoder.ipynb #4d8b3fa6
@@ -51,12 +55,12 @@ def memory_command(
     as_json: AsJson = False,
 ) -> None:
     "Estimate what training an autoencoder takes in memory, and the largest batch that fits."
+    available = device_bytes(device)
     from mimo_jax.autoencoder import memory
     from mimo_jax.autoencoder.model import Architecture
 
     network = Architecture(kind, antennas, bits, hidden_tx=hidden_tx, hidden_rx=hidden_rx)
     estimate = memory.estimate_memory(network, batch, precision)
-    available = device_bytes(device)
     answer = {
         "model": kind, "antennas": antennas, "bits": bits, "batch": batch, "precision": precision,
         "paper_gib": memory.paper_gib(network, batch, precision),

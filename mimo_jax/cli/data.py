@@ -9,7 +9,7 @@ __all__ = ['app', 'list_command', 'path_command', 'fetch_command', 'verify_comma
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -125,12 +125,21 @@ def verify_command(name: _Name, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if good else 1)
 
 # %% ../../nbs/90_cli/05_data.ipynb #b32d6b0f
+_Scenario = Annotated[
+    Literal["indoor", "indoor_bs_at_center", "outdoor", "outdoor_csinet_like"],
+    typer.Option(help="Environment of COST 2100; csinet_like is the published set's."),
+]
+_Samples = Annotated[
+    int, typer.Option(help="Channels in all; 150000 is the published size.", min=1)
+]
+
+
 @app.command("generate")
 def generate_command(
-    scenario: Annotated[str, typer.Option(help="Such as indoor or outdoor.")] = "indoor",
-    samples: Annotated[int, typer.Option(help="In all; 150000 is the published size.")] = 150_000,
+    scenario: _Scenario = "indoor",
+    samples: _Samples = 150_000,
     out: Annotated[Path | None, _Out] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random channels.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random channels.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
     "Make COST 2100 channels in the files of CsiNet's data set, with a manifest of their origin."

@@ -64,7 +64,7 @@ SHORT = replace(FAST, batch=50)
 LONG = Training(epochs=1000, batch=200, learning_rate=1e-3, warmup=0.0, floor=0.05, patience=100)
 BRIEF = replace(LONG, epochs=100, learning_rate=1e-4)
 PRESETS = {
-    "smoke": Sizes(200, 50, 50, base=FAST, deep=FAST, tune=SHORT, aware=SHORT, ratios=("1/64",),
+    "smoke": Sizes(200, 64, 64, base=FAST, deep=FAST, tune=SHORT, aware=SHORT, ratios=("1/64",),
                    environments=("indoor",), sparsities=(0, 50), shapes=(), calls=30),
     "laptop": Sizes(),
     "paper": Sizes(100_000, 30_000, 20_000, official=True, pca_start=False, base=LONG, deep=LONG,

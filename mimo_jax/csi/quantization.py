@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from .clustering import rotate_codeword, can_rotate
 from .csinet import Network
-from .pruning import PRUNED, GroupedDense, correct_biases
+from .pruning import PRUNED, GroupedDense, correct_biases, dense_inputs
 from ..layers import Conv, Dense
 
 # %% ../../nbs/52_csi/07_quantization.ipynb #bafc2964
@@ -152,8 +152,8 @@ def gptq_round(
 ) -> Network:
     "The network with its matrices on the levels of `int8_weights`, by GPTQ (@eq-gptq)."
     found = nnx.clone(model)
-    for name, inputs in zip(PRUNED, (found.features, found.encode), strict=True):
-        layer, x = getattr(found, name), inputs(images)
+    for name, x in dense_inputs(found, images).items():
+        layer = getattr(found, name)
         kernel, inner = layer.kernel, getattr(layer, "layer", layer)
         groups = kernel[...].reshape(-1, *kernel.shape[-2:])
         seen = x[:, inner.indices[...]] if isinstance(inner, GroupedDense) else x[:, None]
@@ -178,7 +178,7 @@ def prepare_int8(
     kernels = [np.asarray(getattr(model, name).kernel[...]) for name in PRUNED]
     few = any(len(np.unique(kernel)) <= LEVELS for kernel in kernels)
     found = rotate_codeword(model) if can_rotate(model) and not few else nnx.clone(model)
-    found.compress = TwoRangeDense(found.compress, found.features(images))
+    found.compress = TwoRangeDense(found.compress, dense_inputs(found, images)[PRUNED[0]])
     return found if few else gptq_round(found, images)
 
 

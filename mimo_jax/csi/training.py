@@ -38,11 +38,16 @@ def quality(
     frequency: Complex[Array, "batch angle subcarrier"] | None = None,  # whole channels
 ) -> Quality:
     "Both errors and the correlation of a reconstruction (@eq-quality)."
+    errors, correlation = _compare(images, estimate, frequency)
+    of_ratios, ratio_of = np.asarray(errors).tolist()
+    return Quality(of_ratios, ratio_of, None if correlation is None else float(correlation))
+
+
+@jax.jit
+def _compare(images, estimate, frequency):
     h, guess = to_channels(images), to_channels(estimate)
-    mean_of_ratios = float(db(nmse(h, guess, "of_ratios")))
-    ratio_of_means = float(db(nmse(h, guess, "ratio_of")))
-    correlation = None if frequency is None else float(rho(guess, jnp.asarray(frequency)))
-    return Quality(mean_of_ratios, ratio_of_means, correlation)
+    errors = db(jnp.stack([nmse(h, guess, "of_ratios"), nmse(h, guess, "ratio_of")]))
+    return errors, None if frequency is None else rho(guess, frequency)
 
 
 @partial(jax.jit, static_argnames=("graph",))
