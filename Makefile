@@ -48,7 +48,7 @@ lab: $(VENV)/.installed-nb  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root)
 
 book: $(VENV)/.installed-book  ## the book as HTML in book/_build/html; warnings are errors
-	rm -rf book/_build book/api
+	rm -rf book/_build book/api book/ledger.md
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W --keep-going
 
 results: $(VENV)/.installed-core  ## run chapters: make results CHAPTER=autoencoder PRESET=laptop
@@ -61,4 +61,4 @@ pages: $(VENV)/.installed-dev  ## execute, clean, export: make pages PAGE=nbs/00
 	$(BIN)/python book/pages.py $(PAGE)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) book/_build book/api .jax_cache *.egg-info
+	rm -rf $(VENV) book/_build book/api book/ledger.md .jax_cache *.egg-info

@@ -61,6 +61,7 @@ def jupyter_book(contents) -> str:
     lines += [
         "  - caption: Reference",
         "    chapters:",
+        "      - file: book/ledger",
         "      - file: book/api/index",
         "        sections:",
         "          - glob: book/api/mimo_jax*",

@@ -182,7 +182,7 @@ def read(app, docname: str, source: list[str]):
 
 
 def collect(app, config):
-    "Sphinx's event `config-inited`: read what the package exports and write its API pages."
+    "Sphinx's event `config-inited`: write the API pages and the ledger from package and results."
     root = pathlib.Path(app.srcdir)
     config.exported_names = (
         docments.exports(root / "mimo_jax") if (root / "mimo_jax").is_dir() else []
@@ -190,6 +190,10 @@ def collect(app, config):
     config.equation_numbers = equation_numbers(root)
     if config.exported_names:
         api_pages.write(root, config.exported_names)
+    if config.exported_names and (root / "results").is_dir():
+        import ledger_page  # imports the package, which a book of pages alone does not need
+
+        ledger_page.write(root)
 
 
 CHAPTERS_PART = 5  # first digit of the folders of chapters

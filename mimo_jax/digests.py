@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import symtable
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -87,8 +88,11 @@ def definitions(source: str, package: str) -> Definitions:
 class Package:
     "The sources of a package, read when they are needed."
 
-    def __init__(self, folder: Path):
-        self.folder, self.name = folder, folder.name
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder or Path(str(importlib.resources.files("mimo_jax")))
+        self.name = self.folder.name
+        self.module = functools.cache(self._module)
+        self.used = functools.cache(functools.partial(_used, self))
 
     def path(self, module: str) -> Path | None:
         "The file of a module of this package, if there is one."
@@ -101,12 +105,13 @@ class Package:
                 return path
         return None
 
-    def module(self, name: str) -> Definitions | None:
+    def _module(self, name: str) -> Definitions | None:
         "The definitions of a module; None for one that is not of this package."
         if (path := self.path(name)) is None:
             return None
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         return definitions(path.read_text("utf8"), package)
+
 
 # %% ../nbs/00_core/03_digests.ipynb #125a054f
 def _resolve(package: Package, module: str, name: str) -> Origin | None:
@@ -124,21 +129,42 @@ def _resolve(package: Package, module: str, name: str) -> Origin | None:
     return _resolve(package, origin.module, origin.name)
 
 
+def _global_names(scope: symtable.SymbolTable) -> Iterator[str]:
+    "Names that a piece of code takes from its module: no parameters, no local variables."
+    for symbol in scope.get_symbols():
+        if symbol.is_referenced() and (symbol.is_global() or scope.get_type() == "module"):
+            yield symbol.get_name()
+    for inner in scope.get_children():
+        yield from _global_names(inner)
+
+# %% ../nbs/00_core/03_digests.ipynb #e8f74c1f
+def _names(node: ast.AST) -> tuple[frozenset[str], frozenset[tuple[str, str]]]:
+    "Global names in a piece of code, and attributes of global names."
+    names = frozenset(_global_names(symtable.symtable(ast.unparse(node), "code", "exec")))
+    attributes = {(part.value.id, part.attr) for part in ast.walk(node)
+                  if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name)}
+    return names, frozenset(pair for pair in attributes if pair[0] in names)
+
+
 def _uses(package: Package, module: str, node: ast.AST) -> Iterator[Origin]:
     "Definitions of the package that a piece of code names."
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name):
-            found = _resolve(package, module, part.id)
-            if found and found.name:
-                yield found
-        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
-            holder = _resolve(package, module, part.value.id)
-            if holder and holder.name is None:
-                found = _resolve(package, holder.module, part.attr)
-                if found and found.name:
-                    yield found
+    names, attributes = _names(node)
+    found = [_resolve(package, module, name) for name in names]
+    for name, attribute in attributes:
+        holder = _resolve(package, module, name)
+        if holder and holder.name is None:
+            found.append(_resolve(package, holder.module, attribute))
+    yield from (origin for origin in found if origin and origin.name)
 
 # %% ../nbs/00_core/03_digests.ipynb #7858951a
+def _used(package: Package, module: str, name: str) -> tuple[str, list[Origin]]:
+    "Normalized source of a definition, and the definitions that it names."
+    known = package.module(module)
+    nodes = known.nodes.get(name, []) + known.effects if known else []
+    source = "\n".join(ast.dump(node) for node in nodes)
+    return source, [origin for node in nodes for origin in _uses(package, module, node)]
+
+
 def reached(package: Package, roots: list[Origin]) -> dict[str, str]:
     "Every definition that the roots reach, as normalized source by dotted name."
     found: dict[str, str] = {}
@@ -147,10 +173,8 @@ def reached(package: Package, roots: list[Origin]) -> dict[str, str]:
         module, name = queue.pop()
         if f"{module}.{name}" in found:
             continue
-        known = package.module(module)
-        nodes = known.nodes.get(str(name), []) + known.effects if known else []
-        found[f"{module}.{name}"] = "\n".join(ast.dump(node) for node in nodes)
-        queue += [origin for node in nodes for origin in _uses(package, module, node)]
+        found[f"{module}.{name}"], used = package.used(module, str(name))
+        queue += used
     return found
 
 # %% ../nbs/00_core/03_digests.ipynb #80b5d7a1
@@ -196,10 +220,9 @@ def _code_of(made: Any, package: Package) -> Origin | str:
 
 def point_digest(
     point: Callable,  # a function, or a partial of one
-    folder: Path | None = None,  # of the package; mimo_jax when left out
+    package: Package,  # whose code counts; one object for many points reads it once
 ) -> str:
     "A digest of the code that a point reaches and of its own configuration."
-    package = Package(folder or Path(str(importlib.resources.files("mimo_jax"))))
     roots = [_code_of(made, package) for made in _code_in(point)]
     code = reached(package, [root for root in roots if isinstance(root, Origin)])
     foreign = [root for root in roots if isinstance(root, str)]

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars
 from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .digests import point_digest
+from .digests import Package, point_digest
 from .files import read_json, write_json
 
 # %% ../nbs/00_core/04_experiment.ipynb #e4215f05
@@ -126,7 +126,7 @@ def run(
     file, `FileNotFoundError` when all are left out."""
     config = experiment.configuration(preset)
     points = experiment.points(config, seed)
-    digests = {name: point_digest(point) for name, point in points.items()}
+    digests = _digests(points)
     unfinished = partial_path(experiment.chapter, preset, root)
     final = results_path(experiment.chapter, preset, root)
     done = _kept(final, seed, digests) | _kept(unfinished, seed, digests)
@@ -160,6 +160,12 @@ def _computed(point: Point, report: Report, digest: str) -> dict:
     _drop_programs()
     return {"value": value, "seconds": seconds, "digest": digest}
 
+# %% ../nbs/00_core/04_experiment.ipynb #791066eb
+def _digests(points: Mapping[str, Point]) -> dict[str, str]:
+    "The digest of every point."
+    package = Package()
+    return {name: point_digest(point, package) for name, point in points.items()}
+
 
 def stale_points(
     experiment: Experiment,  # as its code is now
@@ -167,7 +173,7 @@ def stale_points(
 ) -> set[str]:
     "Names of stored points that today's code would compute otherwise, or not at all."
     points = experiment.points(experiment.configuration(results["preset"]), results["seed"])
-    digests = {name: point_digest(point) for name, point in points.items()}
+    digests = _digests(points)
     return {name for name, point in results["points"].items()
             if point.get("digest") != digests.get(name)}
 
