@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars
 from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .digests import Package, point_digest
-from .files import read_json, write_json
+from .files import only_process, read_json, write_json
 
 # %% ../nbs/00_core/04_experiment.ipynb #e4215f05
 Preset = Literal["smoke", "laptop", "paper"]
@@ -123,7 +123,15 @@ def run(
 ) -> Path:
     """Compute the points that are missing or stale and write the results file whole; returns its
     path. Points whose data is not on this machine are left out. Raises `ValueError` for a corrupt
-    file, `FileNotFoundError` when all are left out."""
+    file, `FileNotFoundError` when all are left out, `RuntimeError` while another process runs."""
+    final = results_path(experiment.chapter, preset, root)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with only_process(final.parent):
+        return _run_alone(experiment, preset, seed, root, progress)
+
+# %% ../nbs/00_core/04_experiment.ipynb #d6d7b7c1
+def _run_alone(experiment: Experiment, preset: str, seed: int, root, progress) -> Path:
+    "The body of `run`, in a process that has the folder for itself."
     config = experiment.configuration(preset)
     points = experiment.points(config, seed)
     digests = _digests(points)

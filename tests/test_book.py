@@ -548,7 +548,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="session")
 def pages():
     "The rendered book, page by page; built here if it is not there or is older than its sources."
-    made = {"_build", "api", "__pycache__", ".ipynb_checkpoints"}
+    made = {"_build", "api", "__pycache__", ".ipynb_checkpoints", "ledger.md"}
     sources = [
         path
         for folder in ("nbs", "book", "mimo_jax")
@@ -634,27 +634,65 @@ def test_every_module_has_an_api_page(pages):
             } <= page.ids
 
 
-def test_formulas_are_drawn_without_a_network(pages, tmp_path):
+@pytest.fixture
+def draw(tmp_path):
+    "A function that draws a page in a browser without a network and returns its final HTML."
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser:
         pytest.skip("no chromium on this machine")
-    page = next(path for path in sorted(pages) if path.stem == "01_units")
     switches = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-sync", "--disable-component-update",
+        "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=9000",
     ]
-    switches += [
-        "--disable-sync",
-        "--disable-component-update",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--virtual-time-budget=9000",
-    ]
-    command = [browser, *switches, f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.count("<mjx-container") > 10 and "\\frac" not in re.sub(
-        r"(?s)<pre.*?</pre>", "", done.stdout
-    )
+
+    def drawn(path):
+        command = [browser, *switches, f"--user-data-dir={tmp_path}", "--dump-dom", path.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout
+
+    return drawn
+
+
+def test_formulas_are_drawn_without_a_network(pages, draw):
+    page = next(path for path in sorted(pages) if path.stem == "01_units")
+    drawn = draw(page)
+    assert drawn.count("<mjx-container") > 10
+    assert "\\frac" not in re.sub(r"(?s)<pre.*?</pre>", "", drawn)
+
+
+def test_the_ledger_has_a_row_for_every_claim(pages):
+    from mimo_jax.cli.main import CHAPTERS
+    from mimo_jax.ledger import claims
+
+    text = (HTML / "book" / "ledger.html").read_text("utf8")
+    known = [claim for chapter in CHAPTERS for claim in claims(chapter)]
+    assert len(re.findall(r'<tr class="verdict-\d">', text)) == len(known)
+
+
+TRY_THE_LEDGER = """<script>addEventListener("load", () => {
+  const [search, choice] = ["input", "select[aria-label=verdict]"].map(
+    (name) => document.querySelector(".ledger " + name));
+  choice.value = "agrees";
+  choice.dispatchEvent(new Event("change"));
+  document.querySelectorAll(".ledger th button")[4].click();
+  const rows = [...document.querySelectorAll(".ledger tbody tr")].filter((row) => !row.hidden);
+  const values = rows.map((row) => parseFloat(row.cells[4].textContent));
+  const sorted = values.every((value, i) => !i || values[i - 1] <= value);
+  const agree = rows.every((row) => row.cells[8].textContent === "agrees");
+  search.value = "no such words";
+  search.dispatchEvent(new Event("input"));
+  const left = document.querySelector(".ledger output").value;
+  document.title = ["tried", rows.length > 0, sorted, agree, left].join(" | ");
+});</script>"""
+
+
+def test_the_ledger_sorts_and_filters_without_a_network(pages, draw):
+    page = HTML / "book" / "ledger.html"
+    tried = page.with_name("ledger-tried.html")
+    tried.write_text(page.read_text("utf8").replace("</body>", TRY_THE_LEDGER + "</body>"), "utf8")
+    try:
+        title = re.search("<title>(tried.*?)</title>", draw(tried))
+    finally:
+        tried.unlink()
+    assert title and title[1].startswith("tried | true | true | true | 0 of ")

@@ -126,9 +126,10 @@ def _trained(model, plan, channels, seed: int, resume: Path, show: bool):
 
     from mimo_jax.csi import training
     from mimo_jax.experiment import live_progress
+    from mimo_jax.files import only_process
 
     images = (channels.train, channels.val)
-    with live_progress("training", 1, show=show) as progress:
+    with only_process(resume), live_progress("training", 1, show=show) as progress:
         report = partial(progress, "train")
         done = training.train_network(
             model, plan, *images, jax.random.key(seed), resume=resume, report=report

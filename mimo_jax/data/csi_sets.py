@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import mimo_jax
-from ..files import read_json, write_json
+from ..files import only_process, read_json, write_json
 from ..propagation.cost2100 import SCENARIOS, draw_channels
 from ..propagation.images import to_layout
 
@@ -186,22 +186,23 @@ def generate(
     progress: Callable[[int, int], object] | None = None,  # called with samples done, and all
 ) -> dict:
     """Write a data set, or finish one that was interrupted; returns its manifest. Raises
-    `ValueError` for settings that cannot be met."""
+    `ValueError` for settings that cannot be met, `RuntimeError` while another writes."""
     settings = settings_of(scenario, samples, seed)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: need at least one sample per chunk")
     folder, suffix = Path(out), "in" if scenario.startswith("indoor") else "out"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"manifest_{suffix}.json"
-    manifest = _read_manifest(path, settings)
-    if not manifest["complete"]:
-        _check_room(folder, suffix, settings["splits"])
-        for split in SHARES:
-            _fill(folder, suffix, split, manifest, path, chunk, progress)
-        _publish(folder, suffix, manifest)
-        manifest["complete"] = True
-        write_json(path, manifest)
-    return manifest
+    with only_process(folder):
+        path = folder / f"manifest_{suffix}.json"
+        manifest = _read_manifest(path, settings)
+        if not manifest["complete"]:
+            _check_room(folder, suffix, settings["splits"])
+            for split in SHARES:
+                _fill(folder, suffix, split, manifest, path, chunk, progress)
+            _publish(folder, suffix, manifest)
+            manifest["complete"] = True
+            write_json(path, manifest)
+        return manifest
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #44e31957
 def _hidden(file: MatFile) -> MatFile:
