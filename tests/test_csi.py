@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from mimo_jax.cli import csi
 from mimo_jax.csi import checkpoints, clustering, deployment, pruning, quantization, training
-from mimo_jax.csi.csinet import CsiArchitecture, CsiNet
+from mimo_jax.csi.answers import GRID, METHODS, PACKED, SWEPT, TABLES, answers
+from mimo_jax.csi.csinet import RATIOS, CsiArchitecture, CsiNet
 from mimo_jax.csi.families import FAMILIES, network
+from mimo_jax.ledger import AGREES, NOT_RUN, claims, verdict
 from mimo_jax.training import Training
 
 
@@ -295,3 +297,102 @@ def test_per_delay_norms_count_as_the_original():
     model = CsiNet(CsiArchitecture(norm="delay"), rngs=nnx.Rngs(0))
     norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)]
     assert len(norms) == 7 and all(n.mean.shape == (32,) for n in norms)
+
+
+ROWS = {claim.id: claim for claim in claims("csi")}
+NEEDS_OUTDOOR = "official outdoor set"
+
+
+def printed_cell(ratio, model, environment, scatter):
+    "An entry with the paper's printed values, which scatter over blocks of images and rounds."
+    table = next(t for t, models in TABLES.items() if model in models)
+
+    def cell(quantity):
+        return float(ROWS[f"csi.table{table}.r{ratio[2:]}.{model}.{quantity}"].paper_value)
+
+    error, rho = cell(f"{environment}_nmse"), cell(f"{environment}_rho")
+    return printed_entry(error, rho, cell("size"), cell("time"), scatter)
+
+
+def printed_entry(error, rho, size, time, scatter):
+    random = np.random.default_rng(int(1e6 * size * scatter))
+    blocks, rounds = (np.exp(scatter * random.normal(size=n)) for n in (20, 5))
+    return {"nmse_blocks": list(10 ** (error / 10) * blocks), "rho_blocks": list(rho * blocks),
+            "raw_mib": size, "gzip_mib": size, "p10_us": list(time * rounds)}
+
+
+def printed_run(environments=("indoor",), scatter=0.0):
+    "What a run of the paper's own models would store; fig. 2 as its text describes it."
+    run = {}
+    for environment in environments:
+        for ratio in RATIOS:
+            point = {"stored": None}
+            for model in ("original", "quantized", *PACKED):
+                for method in METHODS:
+                    entry = printed_cell(ratio, model, environment, scatter)
+                    point[model + method] = entry
+            run[f"{environment}/{ratio}"] = point
+    for percent in GRID:
+        error = -17.36 + {70: 2, 80: 4, 90: 9}.get(percent, 0)
+        shrunk, sooner = 1 - percent / 200, 1 - percent / 2000
+        run[f"sweep/{percent}"] = {
+            level: printed_entry(error, 0.9, 8 * shrunk / 2**i, 100 * sooner * (0.8, 1)[i < 2],
+                                 scatter) for i, level in enumerate(SWEPT)}
+        run[f"sweep/{percent}"]["reference"] = printed_entry(0, 0, 1, 100, scatter)
+    return run
+
+
+def test_the_papers_tables_agree_with_its_own_text():
+    answered = answers(printed_run(("indoor", "outdoor")))
+    judged = {name: verdict(ROWS[name], answer) for name, answer in answered.items()}
+    missed = {name: answered[name] for name, found in judged.items() if found != AGREES}
+    # a limit that the paper's largest change defines is met to the last binary digit
+    assert all(abs(answer.value) < 1e-9 for answer in missed.values()), missed
+    assert len(missed) < 10
+
+
+@pytest.mark.parametrize("environments", [("indoor",), ("indoor", "outdoor")])
+def test_every_testable_row_is_answered_with_an_interval(environments):
+    answered = answers(printed_run(environments, scatter=0.01))
+    outdoor = "outdoor" in environments
+    expected = {name for name, claim in ROWS.items() if not claim.untestable
+                or outdoor and NEEDS_OUTDOOR in claim.untestable}
+    assert set(answered) == expected
+    for name, answer in answered.items():
+        assert ROWS[name].kind == "formula" or None not in answer[:3], name
+        assert answer.low <= answer.value <= answer.high, name
+    wide = [name for name, answer in answered.items() if answer.low < answer.high]
+    assert all(".size" in name or ".times." in name or "fig2" in name for name in
+               answered.keys() - set(wide))
+
+
+def test_a_missing_point_takes_only_its_own_answers_away():
+    run = printed_run(("indoor", "outdoor"), scatter=0.01)
+    whole = answers(run)
+    for name in run:
+        fewer = answers({other: point for other, point in run.items() if other != name})
+        assert fewer.keys() < whole.keys()
+        assert all(fewer[claim] == whole[claim] for claim in fewer)
+    assert answers({}) == {}
+
+
+def test_a_run_without_files_or_rounds_says_so():
+    for lost in ({"raw_mib": None, "gzip_mib": None, "p10_us": None}, {"p10_us": [1.0]}):
+        run = {name: {model: entry and entry | lost for model, entry in point.items()}
+               for name, point in printed_run(scatter=0.01).items()}
+        answered = answers(run)
+        unknown = {name for name, answer in answered.items() if answer.value is None}
+        assert {verdict(ROWS[name], answered[name]) for name in unknown} == {NOT_RUN}
+        assert all("convert" in answered[name].reason for name in unknown)
+        assert any("time" in name for name in unknown)
+        assert not any("nmse" in name or "rho" in name for name in unknown)
+
+
+def test_no_row_of_the_paper_flatters():
+    "Bounds only where the paper has them (nowhere), and outdoors nothing that was calibrated."
+    assert {claim.relation for claim in ROWS.values()} == {"equals", "holds"}
+    assert all(NEEDS_OUTDOOR in claim.untestable for claim in ROWS.values()
+               if "outdoor" in claim.id)
+    ours = {name for name in ROWS if name.replace(".quantized", ".quantized_plain") in ROWS}
+    assert all("rounding to nearest" in ROWS[name].stand_in for name in ours
+               if ".r4.quantized." in name)
