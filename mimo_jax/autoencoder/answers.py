@@ -42,15 +42,13 @@ def reach(point: Mapping, rate: float = REFERENCE_BER) -> float | None:
 def over_seeds(
     numbers: Sequence[float],  # one per seed or repeat
 ) -> Measured:
-    """Mean with Student's 95 % interval; unanswered for fewer than two. Numbers that differ much
-    are listed one by one."""
+    "Mean with Student's 95 % interval; unanswered for fewer than two."
     n = len(numbers)
     if n < 2:
         return Measured(None, reason=ONE_SEED if numbers else "")
     mean = float(np.mean(numbers))
     half = float(stats.t.ppf(0.975, n - 1) * np.std(numbers, ddof=1) / np.sqrt(n))
-    listed = "seeds differ: " + ", ".join(f"{x:.2f}" for x in numbers)
-    return Measured(mean, mean - half, mean + half, listed if np.ptp(numbers) > SEED_SPREAD else "")
+    return Measured(mean, mean - half, mean + half)
 
 # %% ../../nbs/51_autoencoder/10_answers.ipynb #5da338d9
 def _seeds(results: Mapping, prefix: str) -> list[Mapping]:
@@ -62,16 +60,19 @@ def network_reach(
     prefix: str,  # case/kind
     rate: float = REFERENCE_BER,  # bit error rate
 ) -> Measured:
-    "SNR in dB that a network needs for a bit error rate: mean over its seeds, with its interval."
+    """SNR in dB that a network needs for a bit error rate: mean over its seeds, with its interval.
+    Seeds that differ much are listed one by one."""
     points = _seeds(results, prefix)
     if any(rates(p)[0] <= rate for p in points):
         return Measured(None, reason="a curve begins below the bit error rate")
-    found = [(reach(p, rate), p["snr_db"][-1]) for p in points]
-    mean = over_seeds([end if snr is None else snr for snr, end in found])
-    lost = sum(snr is None for snr, _ in found)
-    if mean.value is None or not lost:
+    found = [reach(p, rate) for p in points]
+    needed = [p["snr_db"][-1] if r is None else r for r, p in zip(found, points, strict=True)]
+    mean = over_seeds(needed)
+    if mean.value is None or None not in found and np.ptp(needed) <= SEED_SPREAD:
         return mean
-    return mean._replace(high=inf, reason=f"{lost} of {len(found)} seeds never reach {rate:g}")
+    listed = ", ".join("never" if r is None else f"{r:.2f}" for r in found)
+    high = inf if None in found else mean.high
+    return mean._replace(high=high, reason=f"seeds of {prefix} differ: {listed} dB")
 
 # %% ../../nbs/51_autoencoder/10_answers.ipynb #5da338db
 def detector_reach(
