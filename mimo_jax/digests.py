@@ -169,7 +169,7 @@ def _configuration(value: Any) -> Any:
         return getattr(value, "__qualname__", type(value).__qualname__)
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
-
+# %% ../nbs/00_core/03_digests.ipynb #c3558810
 def _code_in(value: Any) -> Iterator[Any]:
     "Functions in a configuration, and the classes of what it holds."
     inside: tuple = ()

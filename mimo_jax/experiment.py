@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -121,32 +122,43 @@ def run(
     progress: Callable[[str, float], None] = lambda point, fraction: None,  # point, share done
 ) -> Path:
     """Compute the points that are missing or stale and write the results file whole; returns its
-    path. Raises `ValueError` for a corrupt file."""
+    path. Points whose data is not on this machine are left out. Raises `ValueError` for a corrupt
+    file, `FileNotFoundError` when all are left out."""
     config = experiment.configuration(preset)
     points = experiment.points(config, seed)
     digests = {name: point_digest(point) for name, point in points.items()}
-    partial = partial_path(experiment.chapter, preset, root)
+    unfinished = partial_path(experiment.chapter, preset, root)
     final = results_path(experiment.chapter, preset, root)
-    done = _kept(final, seed, digests) | _kept(partial, seed, digests)
+    done = _kept(final, seed, digests) | _kept(unfinished, seed, digests)
     about = {"schema": SCHEMA, "chapter": experiment.chapter, "preset": preset, "seed": seed}
     about |= {"config": asdict(config)} | provenance()
-    for name, compute in points.items():
-        if name not in done:
-            value, seconds = _timed(compute, lambda fraction, name=name: progress(name, fraction))
-            done[name] = {"value": value, "seconds": seconds, "digest": digests[name]}
-            write_json(partial, about | {"points": done})
-            _drop_programs()
+    left_out: dict[str, str] = {}
+    for name, point in points.items():
+        try:
+            if name not in done:
+                done[name] = _computed(point, partial(progress, name), digests[name])
+                write_json(unfinished, about | {"points": done})
+        except FileNotFoundError as absent:
+            left_out[name] = str(absent)
         progress(name, 1.0)
-    ordered = {name: done[name] for name in points}
-    write_json(final, about | _times(ordered) | {"points": ordered})
+    return _finish(final, about, {name: done[name] for name in points if name in done}, left_out)
+
+# %% ../nbs/00_core/04_experiment.ipynb #963169cf
+def _finish(final: Path, about: dict, points: dict, left_out: dict[str, str]) -> Path:
+    "Write the results file. Raises `FileNotFoundError` when no point had the data it needs."
+    if left_out and not points:
+        raise FileNotFoundError(next(iter(left_out.values())))
+    write_json(final, about | _times(points) | {"left_out": left_out, "points": points})
     return final
 
 
-def _timed(compute: Point, report: Report) -> tuple[dict, float]:
-    "The value of a point, and the seconds it took."
+def _computed(point: Point, report: Report, digest: str) -> dict:
+    "A point as it is stored."
     start = time.perf_counter()
-    value = compute(report)
-    return value, round(time.perf_counter() - start, 3)
+    value = point(report)
+    seconds = round(time.perf_counter() - start, 3)
+    _drop_programs()
+    return {"value": value, "seconds": seconds, "digest": digest}
 
 
 def stale_points(

@@ -44,7 +44,7 @@ def last_digit(printed: str) -> float:
     decimals = len(mantissa.partition(".")[2])
     return 10.0 ** (int(exponent or 0) - decimals)
 
-
+# %% ../nbs/00_core/05_ledger.ipynb #088b4e79
 @dataclass(frozen=True)
 class Claim:
     """A number or comparing sentence of a paper, and what it takes to agree with it. Raises
@@ -168,7 +168,7 @@ def ledger(
         rows.append(_row(claim, known.get(claim.id), chosen, judged))
     return rows
 
-
+# %% ../nbs/00_core/05_ledger.ipynb #ef6c81f7
 def _answers(
     experiment: Experiment, preset: str, root: Path | None
 ) -> tuple[Mapping[str, Measured], set[str]]:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -16,6 +18,9 @@ from typer.testing import CliRunner
 
 from mimo_jax.cli import main as cli
 from mimo_jax.cli.output import finite
+from mimo_jax.experiment import Experiment, run, stale_points
+from mimo_jax.ledger import AGREES, FALLS_SHORT, STALE, TOO_SMALL, Measured, claims, claims_file
+from mimo_jax.ledger import ledger
 
 MIMO_JAX = str(Path(sys.executable).parent / "mimo-jax")
 # The command as a user has it: one device, no checked shapes.
@@ -167,11 +172,11 @@ def test_a_killed_run_resumes_to_the_same_file(tmp_path):
     assert not again, f"finished points were computed again: {again}"
     assert strip(after) == strip(json.loads((straight / "autoencoder" / "smoke.json").read_text()))
     assert not partial.exists()
-    ledger = json.loads(resumed.stdout)
-    assert {"rows", "summary"} == set(ledger)
-    assert ledger["summary"][cli.TOO_SMALL] > 0
-    missed = [row["id"] for row in ledger["rows"] if row["verdict"] == "not reproduced"]
-    patterns = cli._facts("autoencoder")["any_size"]  # what a smoke run may judge
+    judged = json.loads(resumed.stdout)
+    assert {"rows", "summary"} == set(judged)
+    assert judged["summary"][TOO_SMALL] > 0
+    missed = [row["id"] for row in judged["rows"] if row["verdict"] == FALLS_SHORT]
+    patterns = claims_file("autoencoder")["any_size"]  # what a smoke run may judge
     assert all(any(fnmatch(i, pattern) for pattern in patterns) for i in missed)
     assert len(shown.stdout.splitlines()) < 24, "the summary fits on one screen"
     assert "mimo-jax report --preset smoke" in shown.stdout
@@ -194,35 +199,62 @@ def test_a_signal_ends_in_one_line_and_keeps_what_was_finished(tmp_path, sent, c
 
 
 def test_every_chapter_has_an_experiment_claims_and_patterns_that_match():
-    from mimo_jax import ledger
-
     assert {"autoencoder", "csi"} <= set(cli.CHAPTERS)
     assert list(cli.CHAPTERS.values()) == sorted(cli.CHAPTERS.values())
     for chapter in cli.CHAPTERS:
-        facts, ids = cli._facts(chapter), {claim.id for claim in ledger.claims(chapter)}
+        facts, ids = claims_file(chapter), {claim.id for claim in claims(chapter)}
         assert len(facts["headline"]) >= 3 and set(facts["headline"]) <= ids
         assert all(any(fnmatch(i, pattern) for i in ids) for pattern in facts["any_size"])
 
 
-def test_a_smoke_run_gets_no_verdict_but_where_every_size_will_do():
-    def row(name, verdict, preset="smoke"):
-        return {"id": name, "verdict": verdict, "preset": preset}
+def test_a_smoke_run_gets_no_verdict_but_where_every_size_will_do(tmp_path):
+    answers = {c.id: Measured(float(c.paper_value)) for c in claims("autoencoder")
+               if c.relation == "equals" and not c.untestable}
 
-    rows = [
-        row("a.formula", "not reproduced"),
-        row("a.ber", "not reproduced"),
-        row("a.gain", "reproduced"),
-        row("a.time", "cannot be tested here"),
-        row("a.ber", "not reproduced", "laptop"),
-    ]
-    verdicts = [r["verdict"] for r in cli.judged(rows, ["a.formula"])]
-    assert verdicts == [
-        "not reproduced",
-        cli.TOO_SMALL,
-        cli.TOO_SMALL,
-        "cannot be tested here",
-        "not reproduced",
-    ]
+    def verdicts(preset):
+        made = Experiment("autoencoder", {preset: Coins()}, lambda *_: {}, lambda _: answers)
+        run(made, preset, root=tmp_path)
+        return {row["id"]: row["verdict"] for row in ledger(made, preset, tmp_path)}
+
+    small, large = verdicts("smoke"), verdicts("laptop")
+    patterns = claims_file("autoencoder")["any_size"]
+    judgeable = [name for name in answers if any(fnmatch(name, p) for p in patterns)]
+    assert 0 < len(judgeable) < len(answers)
+    assert all(small[name] == (AGREES if name in judgeable else TOO_SMALL) for name in answers)
+    assert all(large[name] == AGREES for name in answers)
+
+
+@dataclass(frozen=True)
+class Coins:
+    flips: int = 1
+
+
+def double(factor, report):
+    return {"value": 2 * factor}
+
+
+def triple(factor, report):
+    return {"value": 3 * factor}
+
+
+def test_only_what_an_edit_makes_stale_is_computed_again(tmp_path):
+    def experiment(*functions):
+        names = {f"point/{i}": partial(f, i) for i, f in enumerate(functions)}
+        return Experiment("csi", {"laptop": Coins()}, lambda *_: names, lambda points: {
+            "csi.fig2.float16": Measured(points["point/1"]["value"] / 2)
+            if "point/1" in points else Measured(None)})
+
+    before, after = experiment(double, double), experiment(double, triple)
+    seen = []
+    first = json.loads(run(before, "laptop", root=tmp_path).read_text())
+    assert stale_points(before, first) == set() and stale_points(after, first) == {"point/1"}
+    rows = {row["id"]: row["verdict"] for row in ledger(after, "laptop", tmp_path)}
+    assert rows["csi.fig2.float16"] == STALE
+    done = run(after, "laptop", root=tmp_path, progress=lambda *told: seen.append(told))
+    second = json.loads(done.read_text())
+    assert second["points"]["point/0"] == first["points"]["point/0"]
+    assert second["points"]["point/1"]["value"] == {"value": 3}
+    assert stale_points(after, second) == set()
 
 
 def test_square_brackets_in_a_ledger_are_text(monkeypatch):
@@ -230,12 +262,14 @@ def test_square_brackets_in_a_ledger_are_text(monkeypatch):
         "place": "[red]",
         "quantity": "[/]",
         "unit": "",
-        "printed": "1",
+        "rule": "1",
+        "kind": "measured",
+        "stand_in": "",
         "value": 1.0,
         "low": None,
         "high": None,
         "preset": None,
-        "verdict": "not reproduced",
+        "verdict": FALLS_SHORT,
         "reason": "[bold]",
     }
     monkeypatch.setattr(cli, "_ledger", lambda *_: [claim])

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ALL_BITS', 'RAYLEIGH', 'QAM16', 'TRAINED_KINDS', 'CASES', 'CHANNELS', 'SMALL_PLANS', 'PLANS', 'FIG2A', 'FIG2B',
-           'MEASURED', 'SCALE', 'WHOLE', 'PRESETS', 'SOFT_DB', 'CODED_DB', 'FEW_POINTS', 'TRAINED_SHARE', 'LOSS_STEPS',
-           'STORED_BITS', 'BASELINES', 'OPTIONS', 'experiment', 'Case', 'Sizes', 'detector_link', 'points',
-           'memory_text']
+           'MEASURED', 'SCALE', 'WHOLE', 'PRESETS', 'SOFT_DB', 'CODED_DB', 'FEW_POINTS', 'TRAINED_SHARE',
+           'RESTART_SHARE', 'LOSS_STEPS', 'STORED_BITS', 'BASELINES', 'PROCESSES', 'OPTIONS', 'experiment', 'Case',
+           'Sizes', 'detector_link', 'points', 'memory_text']
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #810f6439
 import time
@@ -38,7 +38,7 @@ from mimo_jax.autoencoder.soft_bits import (
 )
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #1dcf0b0b
-from .training import LinkTraining, train_link
+from .training import LinkTraining, train_further, train_link
 from ..experiment import Experiment, Point
 from ..phy.channel import interference
 from ..phy.constellation import demap_qam, qam
@@ -65,6 +65,7 @@ class Case:
     seeds: int | None = None  # trained per kind; None takes the preset's
     widen: float = 1.0  # factor on the preset's widths
     longer: float = 1.0  # factor on the preset's steps
+    first_db: float | None = None  # Es/N0 of a training before, from which this one goes on
     soft: bool = False  # measure soft bits and coded blocks too
 
     def __post_init__(self):
@@ -80,12 +81,13 @@ class Case:
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #d1fe2d06
 @dataclass(frozen=True)
 class Sizes:
-    "What a preset runs. Raises `ValueError` for no seeds or an unknown case."
+    "What a preset runs. Raises `ValueError` for no seeds."
 
     hidden_tx: int = 64  # H_T
     hidden_rx: int = 256  # H_R
     training: LinkTraining = LinkTraining(steps=2000, batch=2048, learning_rate=2e-3)
     seeds: int = 3  # models trained per kind
+    restarts: int = 3  # short trainings, of which the one of least loss is continued
     cases: tuple[str, ...] = ()  # of CASES; none runs all
     target_errors: int = 1000  # errors after which a point of a curve is known well enough
     max_bits: int = 4 * 10**6  # bits after which to give up
@@ -98,13 +100,8 @@ class Sizes:
     fixed_widths: bool = False  # no case widens the networks or trains for longer
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"seeds={self.seeds}: must be at least 1")
-        if unknown := set(self.cases) - set(CASES):
-            raise ValueError(f"cases {sorted(unknown)}: choose from {', '.join(CASES)}")
-    def case(self, name: str) -> Case:
-        "A case at this preset's size."
-        return replace(CASES[name], widen=1.0, longer=1.0) if self.fixed_widths else CASES[name]
+        if min(self.seeds, self.restarts) < 1:
+            raise ValueError(f"seeds={self.seeds}, restarts={self.restarts}: must be at least 1")
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #5e366b06
 def _grid(low: float, high: float, step: float = 1.0) -> tuple[float, ...]:
@@ -139,7 +136,8 @@ CASES = {
     ),
     "qam16": Case(**QAM16, train_db=18.0, detectors=("ml",)),
     "qam64": Case("awgn", 2, 6, 27.0, _grid(10.0, 27.0), detectors=("ml",), widen=1.5, longer=2.5),
-    "qam16-at-10": Case(**QAM16, train_db=10.0, seeds=1),
+    "qam16-at-10": Case(**QAM16, train_db=10.0),
+    "qam16-warm-10": Case(**QAM16, first_db=18.0, train_db=10.0),
     "qam16-at-14": Case(**QAM16, train_db=14.0, seeds=1),
     "qam16-range": Case(**QAM16, train_db=(8.0, 20.0), seeds=1),
     "qam16-told": Case(**QAM16, train_db=(8.0, 20.0), seeds=1, side=(("knows_snr", True),)),
@@ -193,6 +191,7 @@ PRESETS = {
         128,
         LinkTraining(steps=400, batch=1024, learning_rate=4e-3),
         1,
+        2,
         ("awgn", "interference"),
         200,
         400_000,
@@ -248,28 +247,45 @@ def _soft(link: Transceiver, key, most: int) -> dict:
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #1a676dda
 FEW_POINTS = 512  # of constellations that are stored
 TRAINED_SHARE = 0.8  # of the progress of a point
+RESTART_SHARE = 0.15  # of a training's steps, before the best of the restarts is chosen
 LOSS_STEPS = 100  # last steps whose loss is averaged
 STORED_BITS = 12  # bits per use up to which a constellation is stored
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #511c873c
-def _model(sizes: Sizes, seed: int, name: str, report) -> dict:
+def _mean_loss(losses) -> float:
+    "Loss at the end of a training."
+    return float(losses[-LOSS_STEPS:].mean())
+
+
+def _trained(sizes: Sizes, case: Case, kind: str, key, report) -> dict:
+    "A model, continued from the best of some short trainings; its loss and its speed."
+    H, a = CHANNELS[case.channel](case.antennas), case.architecture(kind, sizes)
+    steps = round(case.longer * sizes.training.steps)
+    plan = replace(sizes.training, snr_db=case.first_db or case.train_db, steps=steps)
+    keys = jax.random.split(key, sizes.restarts + 2)
+    brief = replace(plan, steps=max(1, round(RESTART_SHARE * steps)))
+    tries = [train_link(a, brief, H, k) for k in keys[2:]]
+    model = min(tries, key=lambda fitted: _mean_loss(fitted.losses)).model
+    start = time.perf_counter()
+    if case.first_db:
+        model = train_further(model, plan, H, keys[1]).model
+        plan = replace(plan, snr_db=case.train_db)
+    model, losses, _ = train_further(model, plan, H, keys[0], report=report)
+    speed = (1 + bool(case.first_db)) * steps * plan.batch * a.total_bits
+    return {"model": model, "restarts": [_mean_loss(fitted.losses) for fitted in tries],
+            "loss": _mean_loss(losses), "bits_per_s": speed / (time.perf_counter() - start)}
+
+# %% ../../nbs/51_autoencoder/09_experiment.ipynb #39fcad24
+def _model(sizes: Sizes, case: Case, seed: int, name: str, report) -> dict:
     "Train one model and measure its errors, its constellation and its soft bits."
-    where, kind, number = name.split("/")
-    case = sizes.case(where)
+    _, kind, number = name.split("/")
     keys = jax.random.split(_key(seed, name), 4)
     H = CHANNELS[case.channel](case.antennas)
-    a = case.architecture(kind, sizes)
-    steps = round(case.longer * sizes.training.steps)
-    training = replace(sizes.training, snr_db=case.train_db, steps=steps)
-    start = time.perf_counter()
-    model, loss, _ = train_link(
-        a, training, H, keys[0], report=lambda done: report(TRAINED_SHARE * done)
-    )
-    speed = steps * training.batch * a.total_bits / (time.perf_counter() - start)
+    trained = _trained(sizes, case, kind, keys[0], lambda done: report(TRAINED_SHARE * done))
+    model = trained.pop("model")
     link = learned_link(model, H)
     energy = float(np.mean([float(link.energy(s)) for s in case.snrs_db]))
-    found = _curve(sizes, link, case.snrs_db, keys[1])
-    found |= {"energy": energy, "loss": float(loss[-LOSS_STEPS:].mean()), "bits_per_s": speed}
+    found = _curve(sizes, link, case.snrs_db, keys[1]) | trained | {"energy": energy}
     if number == "0":
         found |= _constellation(model, case) | _bound(sizes, model, H, case, keys[2])
         if case.soft and sizes.coded_blocks:
@@ -329,11 +345,10 @@ def detector_link(case: Case, detector: str) -> Transceiver:
     return qam_link(detect, case.bits, H, case.antennas)
 
 
-def _baseline(sizes: Sizes, seed: int, name: str, report) -> dict:
+def _baseline(sizes: Sizes, case: Case, seed: int, name: str, report) -> dict:
     "The curve of a detector that knows the channel."
-    where, detector = name.split("/")
-    case, key = sizes.case(where), _key(seed, name)
-    link = detector_link(case, detector)
+    key = _key(seed, name)
+    link = detector_link(case, name.split("/")[1])
     return _curve(sizes, link, case.snrs_db, key) | (
         {"soft": _soft(link, key, sizes.coded_blocks)} if case.soft and sizes.coded_blocks else {}
     )
@@ -350,14 +365,16 @@ def _plan(plan: tuple, report) -> dict:
     }
 
 
+PROCESSES = 3  # that are measured, to see how much their memory varies
+
+
 def _measured(plan: tuple, report) -> dict:
-    "The same, and the peak of a process."
+    "The same, and the peaks of some processes."
     kind, antennas, bits, batch, tx, rx = plan
-    seen = measured.measure(
-        Architecture(kind, antennas, bits, hidden_tx=tx, hidden_rx=rx),
-        LinkTraining(steps=3, batch=batch),
-    )
-    return _plan(plan, report) | {"measured_bytes": seen.peak_bytes}
+    a = Architecture(kind, antennas, bits, hidden_tx=tx, hidden_rx=rx)
+    training = LinkTraining(steps=3, batch=batch)
+    peaks = [measured.measure(a, training).peak_bytes for _ in range(PROCESSES)]
+    return _plan(plan, report) | {"measured_bytes": peaks}
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #d6a91d45
 def _option(precision: str, accumulate: int, report) -> dict:
@@ -383,15 +400,20 @@ def _large(antennas: int, bits: int, steps: int, report) -> dict:
     }
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #388fd824
+def _table2(report) -> dict:
+    return memory.table2()
+
+
+def _text(report) -> dict:
+    return memory_text()
+
+
 OPTIONS = tuple((p, n) for p in ("float32", "bfloat16") for n in (1, 4, 16))
 
 
 def _memory_points(sizes: Sizes) -> dict[str, Point]:
     "Table 2, the text, and fig. 2."
-    found: dict[str, Point] = {
-        "memory/table2": lambda report: memory.table2(),
-        "memory/text": lambda report: memory_text(),
-    }
+    found: dict[str, Point] = {"memory/table2": _table2, "memory/text": _text}
     for plan in sizes.compiled:
         found["memory/compiler/" + " ".join(map(str, plan))] = partial(_plan, plan)
     for plan in sizes.measured:
@@ -404,16 +426,24 @@ def _memory_points(sizes: Sizes) -> dict[str, Point]:
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #f07c15ae
 def points(sizes: Sizes, seed: int) -> dict[str, Point]:
-    "Every point of the chapter, in order."
+    "Every point of the chapter, in order. Raises `ValueError` for a case that does not exist."
     found = _memory_points(sizes)
+    core = replace(sizes, cases=(), compiled=(), measured=(), scale=())
     for where in sizes.cases or CASES:
-        case = sizes.case(where)
+        case = _case(where, sizes)
         seeds = range(min(case.seeds or sizes.seeds, sizes.seeds))
         baselines = [f"{where}/{detector}" for detector in case.detectors]
         models = [f"{where}/{kind}/{i}" for kind in case.kinds for i in seeds]
-        found |= {name: partial(_baseline, sizes, seed, name) for name in baselines}
-        found |= {name: partial(_model, sizes, seed, name) for name in models}
+        found |= {name: partial(_baseline, core, case, seed, name) for name in baselines}
+        found |= {name: partial(_model, core, case, seed, name) for name in models}
     return found
+
+
+def _case(name: str, sizes: Sizes) -> Case:
+    "A case at a preset's size."
+    if name not in CASES:
+        raise ValueError(f"case {name!r}: choose from {', '.join(CASES)}")
+    return replace(CASES[name], widen=1.0, longer=1.0) if sizes.fixed_widths else CASES[name]
 
 # %% ../../nbs/51_autoencoder/09_experiment.ipynb #d7276e10
 def memory_text() -> dict[str, float]:

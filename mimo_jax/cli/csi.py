@@ -191,7 +191,7 @@ def compress_command(
 # %% ../../nbs/90_cli/07_csi.ipynb #eddb0eb3
 _File = Annotated[Path, typer.Argument(help="File (.tflite) to write.", show_default=False)]
 _Precision = Annotated[
-    Literal["float32", "float16", "int8", "int8_large", "int8_dense"],
+    Literal["float32", "float16", "int8", "int8_large", "int8_dense", "int8_tensor"],
     typer.Option(help="Of weights, and of the inputs of int8 layers."),
 ]
 

@@ -133,7 +133,7 @@ _Samples = Annotated[
     int, typer.Option(help="Channels in all; 150000 is the published size.", min=1)
 ]
 
-
+# %% ../../nbs/90_cli/05_data.ipynb #eee0773c
 @app.command("generate")
 def generate_command(
     scenario: _Scenario = "indoor",

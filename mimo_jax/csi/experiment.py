@@ -6,7 +6,6 @@
 __all__ = ['FAST', 'SHORT', 'LONG', 'BRIEF', 'PRESETS', 'ONE_SHAPE', 'experiment', 'Sizes', 'Run', 'points']
 
 # %% ../../nbs/52_csi/12_experiment.ipynb #ca4a10f3
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -14,16 +13,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .answers import INT8, answers
+from .answers import INT8, PLAIN_INT8, answers
 from .channels import ENVIRONMENTS, Channels, generate_channels
 from .channels import official_channels, official_test
-from .compression import DEEP, GENTLE, PREPARE_IMAGES, cluster_network, fine_tune
-from .compression import measure_model, prune_network, train_original, usual_plan
+from .compression import DEEP, GENTLE, LONGEST, PREPARE_IMAGES, SHORTEST
+from .compression import cluster_network, fine_tune, measure_models, prune_network
+from .compression import train_original, usual_plan
 from .csinet import RATIOS, CsiArchitecture, CsiNet, Network
 from .kernels import kernel_times
 from .pruning import PRUNED, SHAPES, sparsity_of, start_banded, to_grouped
 from .quantization import at_precision, remove_fake_quantization
-from .training import quality, reconstruct, train_network
+from .training import BLOCKS, quality, reconstruct, train_network
 from ..experiment import Experiment, Point
 from ..propagation.images import pca_bound, principal_axes
 from ..training import Training
@@ -35,12 +35,14 @@ class Sizes:
     "What a preset of the chapter runs. Raises `ValueError` for sizes that cannot be."
 
     train: int = 32_000  # images
+    train_longest: int = 90_000  # images for the shortest codeword
     val: int = 1000
     test: int = 2000
     official: bool = False  # read the official data set instead of generating channels
     pca_start: bool = True  # begin as the PCA encoder
     base: Training = GENTLE  # of the uncompressed network
     deep: Training = DEEP  # of one with a short codeword
+    longest: Training = LONGEST  # of the shortest
     tune: Training = replace(GENTLE, epochs=1)  # after pruning, clustering, or rounding
     aware: Training = replace(GENTLE, epochs=10, learning_rate=3e-4)  # with quantization
     environments: tuple[str, ...] = tuple(ENVIRONMENTS)
@@ -50,13 +52,21 @@ class Sizes:
     calls: int = 300  # calls behind a latency
 
     def __post_init__(self):
-        if set(self.ratios) - set(RATIOS) or not self.ratios:
-            raise ValueError(f"ratios={self.ratios}: choose from {', '.join(RATIOS)}")
-        if "indoor" not in self.environments or set(self.environments) - set(ENVIRONMENTS):
-            raise ValueError(f"environments={self.environments}: indoor, and possibly outdoor")
-        if min(self.train, self.val, self.test, self.calls) < 1 or 0 not in self.sparsities:
-            raise ValueError(f"train={self.train}, val={self.val}, test={self.test}, "
-                             f"calls={self.calls}: each at least 1; sparsities must hold 0")
+        _check_sizes(self)
+
+# %% ../../nbs/52_csi/12_experiment.ipynb #f5c406b7
+def _check_sizes(s: Sizes) -> None:
+    "Refuse sizes that cannot be."
+    if set(s.ratios) - set(RATIOS) or not s.ratios:
+        raise ValueError(f"ratios={s.ratios}: choose from {', '.join(RATIOS)}")
+    if "indoor" not in s.environments or set(s.environments) - set(ENVIRONMENTS):
+        raise ValueError(f"environments={s.environments}: indoor, and possibly outdoor")
+    if min(s.train, s.train_longest, s.val, s.calls) < 1 or 0 not in s.sparsities:
+        raise ValueError(f"train={s.train}, train_longest={s.train_longest}, val={s.val}, "
+                         f"calls={s.calls}: each at least 1; sparsities must hold 0")
+    if s.test < 1 or s.test % BLOCKS:
+        raise ValueError(f"test={s.test}: must be a multiple of {BLOCKS}, the blocks whose "
+                         "spread gives intervals")
 
 # %% ../../nbs/52_csi/12_experiment.ipynb #34abdf11
 FAST = replace(GENTLE, epochs=1)
@@ -64,41 +74,43 @@ SHORT = replace(FAST, batch=50)
 LONG = Training(epochs=1000, batch=200, learning_rate=1e-3, warmup=0.0, floor=0.05, patience=100)
 BRIEF = replace(LONG, epochs=100, learning_rate=1e-4)
 PRESETS = {
-    "smoke": Sizes(200, 64, 64, base=FAST, deep=FAST, tune=SHORT, aware=SHORT, ratios=("1/64",),
-                   environments=("indoor",), sparsities=(0, 50), shapes=(), calls=30),
+    "smoke": Sizes(200, 200, 60, 60, base=FAST, deep=FAST, longest=FAST, tune=SHORT, aware=SHORT,
+                   ratios=("1/64",), environments=("indoor",), sparsities=(0, 50), shapes=(),
+                   calls=50),
     "laptop": Sizes(),
-    "paper": Sizes(100_000, 30_000, 20_000, official=True, pca_start=False, base=LONG, deep=LONG,
-                   tune=BRIEF, aware=BRIEF),
+    "paper": Sizes(100_000, 100_000, 30_000, 20_000, official=True, pca_start=False, base=LONG,
+                   deep=LONG, longest=LONG, tune=BRIEF, aware=BRIEF),
 }
 
 # %% ../../nbs/52_csi/12_experiment.ipynb #69ad2b1f
+@dataclass
 class Run:
     "Channels and uncompressed networks that the points of one run share."
 
-    def __init__(self, sizes: Sizes, seed: int):
-        self.sizes, self.seed = sizes, seed
-        self.channels = lru_cache(maxsize=2)(self._channels)
-        self.axes = lru_cache(maxsize=2)(self._axes)
+    sizes: Sizes
+    seed: int
+
+    def __post_init__(self):
+        self.channels = lru_cache(maxsize=1)(self._channels)
         self.original = lru_cache(maxsize=2)(self._original)
 
-    def _channels(self, environment: str) -> Channels:
+    def _channels(self, environment: str, longest: bool = False) -> Channels:
         "Images of an environment, and the test channels over frequency."
-        counts = (self.sizes.train, self.sizes.val, self.sizes.test)
-        if self.sizes.official:
+        train = self.sizes.train_longest if longest else self.sizes.train
+        counts = (train, self.sizes.val, self.sizes.test)
+        if self.sizes.official or environment == "outdoor":
             return official_channels(environment, counts)
         return generate_channels(jax.random.key(self.seed), environment, counts)
-
-    def _axes(self, environment: str):
-        "Mean and principal components of the training images."
-        train = self.channels(environment).train
-        return principal_axes(train.reshape(len(train), -1))
 
     def _original(self, environment: str, ratio: str) -> Network:
         "The uncompressed network, trained."
         architecture, sizes = CsiArchitecture(RATIOS[ratio]), self.sizes
-        plan = usual_plan(architecture, sizes.base, sizes.deep)
-        axes = self.axes(environment) if sizes.pca_start else None
-        return train_original(architecture, plan, self.channels(environment), self.seed, axes)
+        longest = ratio == SHORTEST
+        plan = usual_plan(architecture, sizes.base, sizes.longest if longest else sizes.deep)
+        channels = self.channels(environment, longest)
+        flat = channels.train.reshape(len(channels.train), -1)
+        axes = principal_axes(flat) if sizes.pca_start else None
+        return train_original(architecture, plan, channels, self.seed, axes)
 
 # %% ../../nbs/52_csi/12_experiment.ipynb #5c7ba10f
 def _parts_first(images):
@@ -121,22 +133,23 @@ def _linear(run: Run, environment: str, report) -> dict:
 
 # %% ../../nbs/52_csi/12_experiment.ipynb #5c7ba111
 def _cell(run: Run, environment: str, ratio: str, report) -> dict:
-    "The six models of tables I and II at one ratio in one environment."
-    channels, plan = run.channels(environment), run.sizes.tune
+    "The models of tables I and II at one ratio in one environment, ours and the plain ones."
     original = run.original(environment, ratio)
-    report(0.4)
-    ways: dict[str, Callable[[], Network]] = {
-        "original": lambda: original,
-        "pruned": lambda: prune_network(original, plan, channels, 0.5),
-        "clustered": lambda: cluster_network(original, plan, channels),
+    channels, plan = run.channels(environment), run.sizes.tune
+    report(0.5)
+    pruned = prune_network(original, plan, channels, 0.5)
+    clustered = cluster_network(original, plan, channels)
+    plain = cluster_network(original, plan, channels, plain=True)
+    report(0.8)
+    models = {
+        "original": (original, "float32"), "quantized": (original, INT8),
+        "quantized_plain": (original, PLAIN_INT8),
+        "pruned": (pruned, "float32"), "quantized_pruned": (pruned, INT8),
+        "quantized_pruned_plain": (pruned, PLAIN_INT8),
+        "clustered": (clustered, "float32"), "quantized_clustered": (clustered, INT8),
+        "clustered_plain": (plain, "float32"), "quantized_clustered_plain": (plain, PLAIN_INT8),
     }
-    found: dict = {}
-    for name, way in ways.items():
-        model = way()
-        eight_bits = "quantized" if name == "original" else f"quantized_{name}"
-        found[name] = measure_model(model, "float32", channels, run.sizes.calls)
-        found[eight_bits] = measure_model(model, INT8, channels, run.sizes.calls)
-        report(0.4 + 0.1 * len(found))
+    found: dict = measure_models(models, channels, run.sizes.calls)
     return found | {"stored": _on_official(original, environment)}
 
 
@@ -156,19 +169,21 @@ def _brief(run: Run) -> tuple[Training, Channels]:
 
 def _rows(run: Run, model: Network, *precisions: str) -> dict:
     "A row for each precision, indoor."
-    channels, calls = run.channels("indoor"), run.sizes.calls
-    return {p: measure_model(model, p, channels, calls) for p in precisions}
+    return measure_models({p: (model, p) for p in precisions}, run.channels("indoor"),
+                          run.sizes.calls)
 
 
 def _sweep(run: Run, percent: int, report) -> dict:
     "A column of fig. 2: one sparsity, three precisions, indoor at the first ratio."
-    model = run.original("indoor", run.sizes.ratios[0])
+    original = model = run.original("indoor", run.sizes.ratios[0])
     precisions = ["float32", "float16", INT8]
     if percent:
-        model = prune_network(model, *_brief(run), percent / 100)
+        model = prune_network(original, *_brief(run), percent / 100)
     else:
         precisions += ["int8_dense", "int8"]
-    return {"zeros": sparsity_of(model)} | _rows(run, model, *precisions)
+    models = {p: (model, p) for p in precisions} | {"reference": (original, "float32")}
+    found: dict = measure_models(models, run.channels("indoor"), run.sizes.calls)
+    return {"zeros": sparsity_of(model)} | found
 
 # %% ../../nbs/52_csi/12_experiment.ipynb #10f669c1
 def _shape(run: Run, shape: str, percent: float, report) -> dict:

@@ -98,7 +98,7 @@ def _mean_gap(before, after, x) -> Float[Array, "output"]:
     "Mean of what a layer gives more than its changed copy, without biases."
     return jnp.mean(_product(before, x) - _product(after, x), 0)
 
-
+# %% ../../nbs/52_csi/05_pruning.ipynb #7fe76947
 def correct_biases(
     model: Network,  # as it was
     changed: Network,  # with other kernels; not changed

@@ -27,15 +27,19 @@ def _straight_through(x, rounded):
     return x + jax.lax.stop_gradient(rounded - x)
 
 
-def _step(kernel):
-    "Distance of two weights' levels, per output."
-    largest = jnp.max(jnp.abs(kernel), tuple(range(kernel.ndim - 1)), keepdims=True)
+def _step(kernel, per_tensor: bool = False):
+    "Distance of two weights' levels, per output or the same for all."
+    axes = tuple(range(kernel.ndim if per_tensor else kernel.ndim - 1))
+    largest = jnp.max(jnp.abs(kernel), axes, keepdims=True)
     return jnp.maximum(largest, 1e-12) / 127
 
 
-def int8_weights(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
-    "Weights in 8 bits, symmetric, a scale per output (last axis; groups share theirs)."
-    step = _step(kernel)
+def int8_weights(
+    kernel: Float[Array, "..."],
+    per_tensor: bool = False,  # one scale for all, as TensorFlow Lite's converter had in 2022
+) -> Float[Array, "..."]:
+    "Weights in 8 bits, symmetric, a scale per output (last axis; groups share it) or tensor."
+    step = _step(kernel, per_tensor)
     return _straight_through(kernel, jnp.round(kernel / step) * step)
 
 # %% ../../nbs/52_csi/07_quantization.ipynb #bafc2965
@@ -56,9 +60,14 @@ def _int8(x, kernel):
     "Input and kernel of a layer in 8 bits; each group of a grouped layer has its own range."
     return int8_activations(x, (-1,) if kernel.ndim == 3 else None), int8_weights(kernel)
 
+
+def _int8_per_tensor(x, kernel):
+    "Input and kernel of a layer in 8 bits, with a scale each."
+    return int8_activations(x), int8_weights(kernel, per_tensor=True)
+
 # %% ../../nbs/52_csi/07_quantization.ipynb #54c90b5d
 SMALL = 1024  # weights; TensorFlow Lite's converter leaves smaller tensors in float
-PRECISIONS = ("float32", "float16", "int8", "int8_large", "int8_dense")
+PRECISIONS = ("float32", "float16", "int8", "int8_large", "int8_dense", "int8_tensor")
 
 
 def fake_quantize(
@@ -73,8 +82,10 @@ def fake_quantize(
     for _, layer in nnx.iter_modules(found):
         dense = isinstance(layer, (Dense, GroupedDense))
         if dense or isinstance(layer, Conv):
-            chosen = {"int8": True, "int8_large": layer.kernel.size >= SMALL, "int8_dense": dense}
-            layer.fake_quantize = _int8 if chosen.get(precision) else None
+            large = layer.kernel.size >= SMALL
+            chosen = {"int8": True, "int8_large": large, "int8_dense": dense, "int8_tensor": large}
+            arithmetic = _int8_per_tensor if precision == "int8_tensor" else _int8
+            layer.fake_quantize = arithmetic if chosen.get(precision) else None
     return found
 
 # %% ../../nbs/52_csi/07_quantization.ipynb #54c90b5e
@@ -187,8 +198,9 @@ def at_precision(
     precision: str,  # one of PRECISIONS
     images: Float[Array, "batch angle delay 2"],  # some, for means and covariances
 ) -> Network:
-    "The network as a file of that precision computes: prepared, fake-quantized, biases corrected."
-    if not precision.startswith("int8"):
+    """The network as a file of that precision computes: prepared, fake-quantized, biases corrected;
+    plainly rounded for `int8_tensor`."""
+    if not precision.startswith("int8") or precision == "int8_tensor":
         return fake_quantize(model, precision)
     return correct_biases(model, fake_quantize(prepare_int8(model, images), precision),
                           images[:1000])

@@ -415,7 +415,7 @@ def array_lengths(
     choices = ((*few, most) for few in combinations(range(1, most), sizes - 1))
     return np.array(min(choices, key=mean_length))
 
-
+# %% ../../nbs/20_propagation/02_cost2100.ipynb #57248f20
 @partial(jax.jit, static_argnames=("scenario", "capacity"))
 def _tile_of_paths(keys: Key[Array, "batch"], scenario: Scenario, capacity: int) -> Paths:
     return jax.vmap(lambda key: draw_paths(key, scenario, capacity))(keys)
