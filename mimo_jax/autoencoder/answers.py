@@ -285,7 +285,7 @@ def _stability(results: Mapping) -> dict[str, Measured]:
     kinds = [_seeds(results, f"interference/{kind}") for kind in ("bae", "tanh-bae")]
     snrs = [[reach(p) or p["snr_db"][-1] for p in points] for points in kinds]
     lost = sum(reach(p) is None for points in kinds for p in points)
-    losses = [[float(np.log(x)) for p in points for x in p.get("restarts", ())]
+    losses = [[float(np.log(x)) for p in points for x in p.get("restarts", ()) if len(points) > 1]
               for points in kinds]
     spread = spread_ratio(*snrs)
     if spread.value is not None and lost:
