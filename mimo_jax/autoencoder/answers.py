@@ -156,7 +156,7 @@ def _savings(t: Mapping, stored: Mapping) -> dict[str, float]:
             "batch_one_embedding": stored["batch_one"] - saved}
 
 # %% ../../nbs/51_autoencoder/10_answers.ipynb #7aaa4572
-FOURTH_AE = ("ae", "4", "2")  # kind, antennas and bits of the configuration that has the larger error
+FOURTH_AE = ("ae", "4", "2")  # kind, antennas, bits: the configuration of the larger error
 
 
 def _memory_errors(results: Mapping) -> dict[tuple[str, ...], list[float]]:
