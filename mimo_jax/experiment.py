@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -120,6 +121,7 @@ def run(
     seed: int = 0,  # from which every key is made
     root: Path | None = None,  # folder of results
     progress: Callable[[str, float], None] = lambda point, fraction: None,  # point, share done
+    chosen: str = "*",  # pattern of the names of points to compute; others stay as they are
 ) -> Path:
     """Compute the points that are missing or stale and write the results file whole; returns its
     path. Points whose data is not on this machine are left out. Raises `ValueError` for a corrupt
@@ -127,10 +129,10 @@ def run(
     final = results_path(experiment.chapter, preset, root)
     final.parent.mkdir(parents=True, exist_ok=True)
     with only_process(final.parent):
-        return _run_alone(experiment, preset, seed, root, progress)
+        return _run_alone(experiment, preset, seed, root, progress, chosen)
 
 # %% ../nbs/00_core/04_experiment.ipynb #d6d7b7c1
-def _run_alone(experiment: Experiment, preset: str, seed: int, root, progress) -> Path:
+def _run_alone(experiment: Experiment, preset: str, seed: int, root, progress, chosen) -> Path:
     "The body of `run`, in a process that has the folder for itself."
     config = experiment.configuration(preset)
     points = experiment.points(config, seed)
@@ -143,7 +145,7 @@ def _run_alone(experiment: Experiment, preset: str, seed: int, root, progress) -
     left_out: dict[str, str] = {}
     for name, point in points.items():
         try:
-            if name not in done:
+            if name not in done and fnmatch(name, chosen):
                 done[name] = _computed(point, partial(progress, name), digests[name])
                 write_json(unfinished, about | {"points": done})
         except FileNotFoundError as absent:

@@ -134,6 +134,7 @@ CASES = {
     "interference8": Case(
         "interference", 8, 2, 9.0, _grid(0.0, 18.0), detectors=("mmse", "ml"), widen=1.5, longer=1.5
     ),
+    "awgn4": Case("awgn", 4, 2, 8.0, _grid(0.0, 14.0), longer=1.5),
     "qam16": Case(**QAM16, train_db=18.0, detectors=("ml",)),
     "qam64": Case("awgn", 2, 6, 27.0, _grid(10.0, 27.0), detectors=("ml",), widen=1.5, longer=2.5),
     "qam16-at-10": Case(**QAM16, train_db=10.0),

@@ -164,6 +164,9 @@ _Results = Annotated[
 ]
 _Seed = Annotated[int, typer.Option(help="Seed from which every random key is made.", min=0)]
 _Preset = Annotated[Preset, typer.Option(help="Size of the run.")]
+_Points = Annotated[
+    str, typer.Option(help="Pattern of the points to compute, such as 'memory/*'.")
+]
 _Stored = Annotated[
     Preset | None, typer.Option(help="Size whose results to judge [default: the largest stored].")
 ]
@@ -175,6 +178,7 @@ def reproduce_command(
     preset: _Preset = "laptop",
     seed: _Seed = 0,
     results: _Results = None,
+    points: _Points = "*",
     as_json: AsJson = False,
 ) -> None:
     "Run the experiments of chapters, resuming what was interrupted, and sum up their claims."
@@ -187,8 +191,8 @@ def reproduce_command(
     for experiment in experiments:
         total = len(experiment.points(experiment.configuration(preset), seed))
         with ex.live_progress(f"{experiment.chapter}, {preset}", total) as progress:
-            ex.run(experiment, preset, seed, results, progress)
-    for experiment in experiments:
+            ex.run(experiment, preset, seed, results, progress, points)
+    for experiment in experiments if points == "*" else ():
         ex.close(experiment.chapter, preset, results)
     ledgers = {e.chapter: _ledger(e.chapter, preset, results) for e in experiments}
     if as_json:
