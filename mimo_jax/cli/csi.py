@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .output import AsJson, show, table
+from .output import AsJson, Seed, show, table
 
 # %% ../../nbs/90_cli/07_csi.ipynb #01ca1179
 app = typer.Typer(
@@ -29,7 +29,6 @@ _Samples = Annotated[
 _Official = Annotated[
     bool, typer.Option("--official", help="Read the official data set instead of generating.")
 ]
-_Seed = Annotated[int, typer.Option(help="Seed of channels, weights and shuffles.", min=0)]
 _Network = Annotated[Path, typer.Argument(help="Checkpoint of a network.", show_default=False)]
 _Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint to write.", show_default=False)]
 
@@ -80,7 +79,7 @@ def train_command(
     family: _Family = "csinet", ratio: _Ratio = "1/4", start: _Start = "linear",
     bands: _Bands = 8, epochs: _Epochs = None, batch: _Batch = 100,
     learning_rate: _LearningRate = None, environment: _Environment = "indoor",
-    samples: _Samples = 8000, official: _Official = False, seed: _Seed = 0, as_json: AsJson = False,
+    samples: _Samples = 8000, official: _Official = False, seed: Seed = 0, as_json: AsJson = False,
 ) -> None:
     "Train a network; a run that was interrupted continues where it was."
     from mimo_jax.csi import checkpoints, compression
@@ -174,7 +173,7 @@ def compress_command(
     network: _Network, out: _Checkpoint, method: _Method = "prune", sparsity: _Sparsity = 0.5,
     shape: _Shape = "unstructured", clusters: _Clusters = 32, epochs: _Tuning = 1,
     environment: _Environment = "indoor", samples: _Samples = 8000, official: _Official = False,
-    seed: _Seed = 0, as_json: AsJson = False,
+    seed: Seed = 0, as_json: AsJson = False,
 ) -> None:
     "Prune, cluster or prepare a network for 8 bits, and fine-tune it."
     from mimo_jax.csi import checkpoints, compression
@@ -201,7 +200,7 @@ _Precision = Annotated[
 def export_command(
     network: _Network, out: _File, precision: _Precision = "float32",
     environment: _Environment = "indoor", samples: _Samples = 500, official: _Official = False,
-    seed: _Seed = 0, as_json: AsJson = False,
+    seed: Seed = 0, as_json: AsJson = False,
 ) -> None:
     "Write a network as a .tflite file, once its output was compared."
     from mimo_jax.csi import checkpoints, deployment
@@ -263,7 +262,7 @@ _Evaluated = Annotated[
 @app.command("evaluate")
 def evaluate_command(
     file: _Evaluated, environment: _Environment = "indoor", samples: _Samples = 2000,
-    official: _Official = False, seed: _Seed = 0, as_json: AsJson = False,
+    official: _Official = False, seed: Seed = 0, as_json: AsJson = False,
 ) -> None:
     "Measure how well a network or file reconstructs test channels."
     import jax.numpy as jnp

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from .output import AsJson, show, table
+from .output import AsJson, Seed, show, table
 
 if TYPE_CHECKING:
     from mimo_jax.data.sets import Status
@@ -139,7 +139,7 @@ def generate_command(
     scenario: _Scenario = "indoor",
     samples: _Samples = 150_000,
     out: Annotated[Path | None, _Out] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random channels.", min=0)] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     "Make COST 2100 channels in the files of CsiNet's data set, with a manifest of their origin."

@@ -16,12 +16,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 import typer
 from rich.text import Text
 
 import mimo_jax
 from . import autoencoder, csi, data, link
-from .output import AsJson, number, print_json, screen, table
+from .output import AsJson, Seed, number, print_json, screen, table
 from ..experiment import Preset, load_results
 from ..ledger import AGREES, EXCEEDS, FALLS_SHORT, INCONCLUSIVE, NOT_RUN, STALE, TOO_SMALL
 from ..ledger import UNTESTABLE, VERDICTS, claims_file, ledger, tally
@@ -162,7 +163,6 @@ _Chapters = Annotated[
 _Results = Annotated[
     Path | None, typer.Option(help="Folder of results files [default: the nearest results folder].")
 ]
-_Seed = Annotated[int, typer.Option(help="Seed from which every random key is made.", min=0)]
 _Preset = Annotated[Preset, typer.Option(help="Size of the run.")]
 _Points = Annotated[
     str, typer.Option(help="Pattern of the points to compute, such as 'memory/*'.")
@@ -176,7 +176,7 @@ _Stored = Annotated[
 def reproduce_command(
     chapters: _Chapters = None,
     preset: _Preset = "laptop",
-    seed: _Seed = 0,
+    seed: Seed = 0,
     results: _Results = None,
     points: _Points = "*",
     as_json: AsJson = False,
@@ -227,8 +227,8 @@ def _stop(signum: int, frame) -> None:
 def _keep_compiled() -> None:
     "Let JAX keep compiled programs in the user's cache, unless told where."
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mimo_jax" / "xla"
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        cache = platformdirs.user_cache_path("mimo_jax", appauthor=False)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / "xla")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
