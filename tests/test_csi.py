@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from mimo_jax import checkpoint
 from mimo_jax.cli import csi
 from mimo_jax.csi import checkpoints, clustering, deployment, pruning, quantization, training
 from mimo_jax.csi.answers import GRID, METHODS, PACKED, SWEPT, TABLES, answers
@@ -396,3 +397,46 @@ def test_no_row_of_the_paper_flatters():
     ours = {name for name in ROWS if name.replace(".quantized", ".quantized_plain") in ROWS}
     assert all("rounding to nearest" in ROWS[name].stand_in for name in ours
                if ".r4.quantized." in name)
+
+
+def keras_file(path, kernel):
+    "A Keras file of one dense layer; `kernel` makes its dataset in a group."
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"dense"]
+        layer = file.create_group("dense")
+        layer.attrs["weight_names"] = [b"kernel:0"]
+        kernel(layer)
+
+
+def test_what_a_keras_file_only_declares_is_not_allocated(tmp_path):
+    import h5py
+
+    def declared(layer):
+        layer.create_dataset("kernel:0", (2048, 10**9), "f4", chunks=(256, 256))
+
+    def external(layer):
+        layer.create_dataset("kernel:0", (4, 4), "f4",
+                             external=[(str(tmp_path / "other.bin"), 0, 64)])
+
+    def linked(layer):
+        layer["kernel:0"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "data")
+
+    (tmp_path / "other.bin").write_bytes(bytes(64))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["data"] = np.zeros((4, 4), np.float32)
+    for kernel, said in ((declared, "declares"), (external, "not stored"), (linked, "not stored")):
+        keras_file(tmp_path / "weights.h5", kernel)
+        with pytest.raises(ValueError, match=f"weights.h5 is not a file of Keras.*{said}"):
+            checkpoints.load_keras(tmp_path / "weights.h5")
+
+
+def test_what_a_checkpoint_only_declares_is_not_allocated(tmp_path):
+    path = tmp_path / "net.safetensors"
+    checkpoints.save_network(path, small())
+    facts, arrays = checkpoint.read(path)
+    huge = facts["architecture"] | {"codeword": 10**12}
+    checkpoint.save(path, arrays, facts | {"architecture": huge})
+    with pytest.raises(ValueError, match="net.safetensors"):
+        checkpoints.load_network(path)

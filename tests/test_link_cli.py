@@ -23,9 +23,10 @@ def test_ranges(first, count, step):
     np.testing.assert_allclose(values, first + step * np.arange(count), atol=1e-6)
 
 
-@pytest.mark.parametrize("text",
-                         ["", "a:b", "1:2:3:4", "2:1:1", "0:1:0", "0:1:-1", "0:1000:1", "1;2", "nan", "inf",
-                          "20,400", "0:nan"])
+@pytest.mark.parametrize("text", [
+    "", "a:b", "1:2:3:4", "2:1:1", "0:1:0", "0:1:-1", "0:1000:1", "1;2", "nan", "inf", "20,400",
+    "0:nan",
+])
 def test_bad_ranges(text):
     with pytest.raises(ValueError, match="snr"):
         link.parse_snrs(text)

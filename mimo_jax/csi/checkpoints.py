@@ -23,6 +23,7 @@ from .. import checkpoint
 from .csinet import CsiArchitecture, CsiNet, Network
 from .families import FAMILIES, CLNet, CRNet, network
 from .pruning import PRUNED, GroupedDense
+from ..data.formats import check_stored
 from ..layers import Conv, Dense
 
 # %% ../../nbs/52_csi/09_checkpoints.ipynb #7344aeab
@@ -107,11 +108,19 @@ def keras_layers(path: Path) -> list[Layer]:
         with h5py.File(path, "r") as file:
             root: Any = file["model_weights"] if "model_weights" in file else file
             layers = [root[_text(name)] for name in root.attrs["layer_names"]]
-            arrays = [[np.asarray(layer[_text(name)]) for name in layer.attrs["weight_names"]]
-                      for layer in layers]
-    except (OSError, KeyError) as wrong:
+            arrays = [[_keras_array(layer[_text(name)], file)
+                       for name in layer.attrs["weight_names"]] for layer in layers]
+        return [_keras_layer(a) for a in arrays if a]
+    except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as wrong:
         raise ValueError(f"{path} is not a file of Keras weights ({wrong})") from None
-    return [_keras_layer(a) for a in arrays if a]
+
+# %% ../../nbs/52_csi/09_checkpoints.ipynb #6ca290c4
+def _keras_array(data: Any, file: Any) -> np.ndarray:
+    "The numbers of a dataset. Raises `ValueError` for ones that are not in this file."
+    if not hasattr(data, "nbytes") or data.is_virtual or data.external or data.file != file:
+        raise ValueError(f"{data.name} is not stored in it")
+    check_stored(data)
+    return np.asarray(data)
 
 
 def _text(name) -> str:
@@ -266,8 +275,8 @@ def load_network(path: Path) -> tuple[Network, list[dict]]:
     facts, arrays = checkpoint.read(path)
     try:
         architecture, history = CsiArchitecture(**facts["architecture"]), list(facts["history"])
-        model = network(facts["family"], architecture, nnx.Rngs(0))
-    except (KeyError, TypeError) as wrong:
+        model = nnx.eval_shape(lambda: network(facts["family"], architecture, nnx.Rngs(0)))
+    except (KeyError, TypeError, ValueError, OverflowError) as wrong:
         raise ValueError(f"{path} holds no network ({wrong}): make one with  "
                          "mimo-jax csi train") from None
     _restore_groups(model, arrays, path)
