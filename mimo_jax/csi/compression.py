@@ -132,7 +132,7 @@ def measure_models(
                    for name, (model, precision) in models.items()}
         return {name: _quality(output, channels) | dict.fromkeys(MEASURED_ON_FILES)
                 for name, output in outputs.items()}
-    files = {name: checked_file(model, precision, prepare)
+    files = {name: checked_file(model, precision, prepare, f"the {precision} file of {name}")
              for name, (model, precision) in models.items()}
     outputs = {name: Runner(file)(np.asarray(channels.test)) for name, file in files.items()}
     times = _times(files, calls)
