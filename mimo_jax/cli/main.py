@@ -137,7 +137,7 @@ def _show_summary(ledgers: dict[str, list[dict]], preset: str, results: Path) ->
     counts = [{"chapter": chapter} | {v: _counts(rows)[v] for v in columns}
               for chapter, rows in ledgers.items()]
     telling = [
-        {"chapter": chapter} | _shown(row)
+        {"chapter": chapter} | _shown(row | {"rule": row["rule"].partition(" (")[0]})
         for chapter, rows in ledgers.items()
         for row in most_telling(rows, claims_file(chapter)["headline"])
     ]
