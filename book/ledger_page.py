@@ -9,9 +9,8 @@ from mimo_jax.cli.main import CHAPTERS
 from mimo_jax.ledger import VERDICTS, group, ledger, tally
 
 PAGE = "book/ledger.md"
-COLUMNS = (
-    "chapter", "place", "claim", "allowed", "ours", "95 % interval", "unit", "kind", "verdict",
-)
+COLUMNS = ("chapter", "place", "claim", "paper, and what it allows", "ours", "95 % interval",
+           "verdict", "kind")
 FILTERS = ("chapter", "kind", "verdict")
 INTRODUCTION = """# The ledger
 
@@ -59,8 +58,9 @@ def cells(row: dict) -> list[str]:
     "What a row of the table shows, by column."
     wide = row["low"] is not None and row["low"] != row["high"]
     interval = f"{number(row['low'])} … {number(row['high'])}" if wide else ""
-    return [row["chapter"], row["place"], row["quantity"], row["rule"], number(row["value"]),
-            interval, row["unit"], group(row), row["verdict"]]
+    ours = f"{number(row['value'])} {row['unit']}".strip() if row["value"] is not None else ""
+    return [row["chapter"], row["place"], row["quantity"], row["rule"], ours, interval,
+            row["verdict"], group(row)]
 
 
 def table(rows: list[dict]) -> str:
@@ -79,6 +79,8 @@ def line(row: dict) -> str:
     notes = [row["reason"], row["stand_in"] and f"stand-in: {row['stand_in']}"]
     shown[COLUMNS.index("claim")] += "".join(
         f"<small>{html.escape(note)}</small>" for note in notes if note)
+    bound, _, why = row["rule"].partition(" (")
+    shown[3] = html.escape(bound) + (f"<small>{html.escape(why[:-1])}</small>" if why else "")
     place = VERDICTS.index(row["verdict"])
     return f'<tr class="verdict-{place}">' + "".join(f"<td>{text}</td>" for text in shown) + "</tr>"
 
