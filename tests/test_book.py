@@ -353,7 +353,7 @@ def test_every_page_is_in_both_tables_of_contents():
     assert len(set(toc)) == len(toc)
     assert quarto == [
         "index",
-        *[page for page in toc if page not in ("nbs/index", "book/api/index")],
+        *[page for page in toc if page not in ("nbs/index", "book/api/index", "book/ledger")],
     ]
     assert (ROOT / "index.qmd").read_text().split() == ["{{<", "include", "README.md", ">}}"]
 
