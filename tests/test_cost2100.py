@@ -1,6 +1,5 @@
 """COST 2100 channels and data sets: properties, the reference's channels, a killed writer."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -144,9 +143,7 @@ def test_killed_and_called_again_gives_the_same_set(tmp_path):
     folder = str(tmp_path / "killed")
     call = "from mimo_jax.data.csi_sets import generate;"
     call += f"generate('indoor', 750, 3, {folder!r}, chunk=50)"
-    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
-    environment = {**os.environ, "XLA_FLAGS": " ".join(flags)}
-    process = subprocess.Popen([sys.executable, "-c", call], env=environment)
+    process = subprocess.Popen([sys.executable, "-c", call])  # compiles as this process does
     manifest = tmp_path / "killed" / "manifest_in.json"
     for _ in range(1200):
         if manifest.exists() or process.poll() is not None:

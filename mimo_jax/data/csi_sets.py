@@ -191,12 +191,12 @@ def generate(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: need at least one sample per chunk")
     folder, suffix = Path(out), "in" if scenario.startswith("indoor") else "out"
+    _check_room(folder, suffix, settings["splits"])
     folder.mkdir(parents=True, exist_ok=True)
     with only_process(folder):
         path = folder / f"manifest_{suffix}.json"
         manifest = _read_manifest(path, settings)
         if not manifest["complete"]:
-            _check_room(folder, suffix, settings["splits"])
             for split in SHARES:
                 _fill(folder, suffix, split, manifest, path, chunk, progress)
             _publish(folder, suffix, manifest)
