@@ -190,7 +190,7 @@ PRESETS = {
     "smoke": Sizes(
         32,
         128,
-        LinkTraining(steps=400, batch=1024, learning_rate=4e-3),
+        LinkTraining(steps=400, batch=1024, learning_rate=4e-3, chunk=100),
         1,
         2,
         ("awgn", "interference"),

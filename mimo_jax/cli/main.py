@@ -236,7 +236,7 @@ def _compile_fast() -> None:
     "Let XLA compile fast rather than well: a smoke run compiles longer than it runs."
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_optimization_level" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=1".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -52,7 +52,7 @@ def train_original(
     axes: tuple | None = None,  # (mean, axes) of `principal_axes`; None starts at random
 ) -> Network:
     "The uncompressed CsiNet, trained from PCA or from random weights."
-    model = CsiNet(architecture, rngs=nnx.Rngs(seed))
+    model = nnx.jit(CsiNet, static_argnums=0)(architecture, rngs=nnx.Rngs(seed))
     if axes is not None:
         start_pca(model, channels.train, axes)
     return train_network(model, plan, channels.train, channels.val, jax.random.key(seed)).model

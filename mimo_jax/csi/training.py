@@ -110,7 +110,7 @@ def _pass_through(norm: Any, x) -> None:
     norm.bias[...], norm.scale[...] = mean, jnp.sqrt(var + norm.epsilon)
 
 
-def _pointwise(kernel: np.ndarray) -> jax.Array:
+def _pointwise(kernel) -> jax.Array:
     "A 3 x 3 kernel that acts on each pixel alone."
     inputs, outputs = kernel.shape
     return jnp.zeros((3, 3, inputs, outputs)).at[1, 1].set(jnp.asarray(kernel, jnp.float32))
@@ -126,13 +126,13 @@ def _silence(block: Any, x) -> None:
         y = leaky_relu(y)
 
 # %% ../../nbs/52_csi/04_training.ipynb #30ab18a8
-def _logit_weights(random: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _logit_weights(random: jax.Array) -> list[tuple]:
     "Pointwise kernel and bias of each convolution of a RefineNet that computes @eq-logit."
     each = np.eye(2)  # the same for the real and the imaginary part
     slopes = np.r_[logit_fit(), -logit_fit()]
     signs = np.r_[np.ones(4), -np.ones(4)]
-    widen = random.copy()  # features that are not needed stay random, ready to learn
-    widen[:, :4] = np.kron(each, np.array([[1.0, -1.0]]))
+    # features that are not needed stay random, ready to learn
+    widen = random.at[:, :4].set(np.kron(each, np.array([[1.0, -1.0]])))
     knots = np.kron(each, np.array([[1.0], [-1.0]]) * signs / 1.3)
     return [
         (widen, np.r_[np.tile([-0.5, 0.5], 2), np.zeros(4)]),
@@ -143,7 +143,7 @@ def _logit_weights(random: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _undo_sigmoid(block: Any, y) -> None:
     "Make a RefineNet the lifted logit of inputs like y (@eq-logit)."
-    weights = _logit_weights(np.asarray(block.convs[0].kernel[1, 1]))
+    weights = _logit_weights(block.convs[0].kernel[1, 1])
     for conv, norm, (kernel, bias) in zip(block.convs, block.norms, weights, strict=True):
         conv.kernel[...] = _pointwise(kernel)
         conv.bias[...] = jnp.asarray(bias, jnp.float32)
@@ -162,8 +162,14 @@ def start_pca(
     if model.architecture.norm != "part":
         raise ValueError("a start from PCA needs batch norms over parts: "
                          "CsiArchitecture(norm='part')")
-    mean, basis = axes or principal_axes(train.reshape(len(train), -1))
-    length, some = model.architecture.codeword, train[:500]
+    _set_pca(model, train[:500], *(axes or principal_axes(train.reshape(len(train), -1))))
+    return model
+
+
+@nnx.jit
+def _set_pca(model: CsiNet, some, mean, basis) -> None:
+    "Give a network the weights of the PCA encoder; moments of its norms are those of some images."
+    length = model.architecture.codeword
     model.first.kernel[...] = _pointwise(np.eye(2))
     _pass_through(model.first_norm, some)
     model.compress.kernel[...] = basis[:, :length]
@@ -175,7 +181,6 @@ def start_pca(
     _undo_sigmoid(model.refine[1], linear)
     model.last.kernel[...] = _pointwise(np.eye(2))
     model.last.bias[...] = jnp.full(2, -LIFT)
-    return model
 
 # %% ../../nbs/52_csi/04_training.ipynb #b188a577
 def squared_error(model: Network, images, rows):

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 # %% ../../nbs/20_propagation/05_images.ipynb #5a6c0b24
+@jax.jit
 def to_layout(
     images: Complex[Array, "batch angle delay"],
 ) -> tuple[Float[Array, "batch feature"], Float[Array, "batch 1"]]:
-    "The layout of the CsiNet data sets, in [0, 1], and each sample's scale $s = 2 \\max |h|$."
+    """The layout of the CsiNet data sets, in [0, 1], and each sample's scale $s = 2 \\max |h|$;
+    an image of zeros is 1/2 everywhere, with scale 0."""
     scale = 2 * jnp.max(jnp.abs(images), (-2, -1))[:, None]
-    h = images.reshape(len(images), -1) / scale
+    h = images.reshape(len(images), -1) / jnp.where(scale == 0, 1.0, scale)
     return jnp.concatenate([h.real, h.imag], -1) + 0.5, scale
 
 
@@ -36,6 +38,7 @@ def from_layout(
     return h.reshape(len(x), angles, -1)
 
 # %% ../../nbs/20_propagation/05_images.ipynb #b0dd76f2
+@jax.jit
 def principal_axes(
     x: Float[Array, "batch feature"],  # training samples, in any affine scale
 ) -> tuple[Float[Array, "feature"], Float[Array, "feature feature"]]:
@@ -51,10 +54,14 @@ def pca_bound(
     codewords: Sequence[int] = (512, 128, 64, 32),  # lengths M
 ) -> Float[Array, "codeword"]:
     "NMSE on the test set, linear units, of the best linear encoders of the training set."
-    mean, axes = principal_axes(train)
+    return _linear_errors(*principal_axes(train), test)[jnp.asarray(codewords) - 1]
+
+
+@jax.jit
+def _linear_errors(mean, axes, test):
+    "NMSE of linear encoders of every length."
     energy = jnp.sum((test - 0.5) ** 2, -1)
     centered = test - mean[None]
     explained = jnp.cumsum((centered @ axes) ** 2, -1)
     lost = jnp.sum(centered**2, -1)[:, None] - explained
-    nmse = jnp.mean(jnp.maximum(lost, 0) / energy[:, None], 0)
-    return nmse[jnp.asarray(codewords) - 1]
+    return jnp.mean(jnp.maximum(lost, 0) / energy[:, None], 0)
