@@ -55,7 +55,9 @@ def simulate_harq(
     snr_db: float | Float[ArrayLike, ""],  # Es/N0 per antenna
     batch: int = 32,  # transport blocks
 ) -> Int[Array, "batch"]:
-    "Transmissions that each transport block needed; one more than allowed if it failed."
+    """Transmissions that each transport block needed; one more than allowed if it failed.
+    Raises `ValueError` for an SNR that is not finite, or no blocks."""
+    uplink.check_simulation(snr_db, batch)
     versions = np.resize(harq.versions, MOST_TRANSMISSIONS)
     reached = tuple(sorted(set(harq.versions)))
     traced = jnp.asarray(versions), jnp.asarray(harq.transmissions, jnp.int32)
@@ -90,14 +92,16 @@ def _simulate(
     def attempt(state):
         n, needed, buffers = state
         keys = jax.random.fold_in(fading, jnp.where(new, n, 0)), jax.random.fold_in(noises, n)
-        buffers = buffers + _transmission(keys, link, words, versions[n], snr_db)
+        soft = _transmission(keys, link, words, versions[n], snr_db)
+        buffers = buffers + soft.astype(buffers.dtype)
         back = uplink.decode_blocks(buffers, pusch, link.iterations, reached)
         right = back.crc_ok & jnp.all(back.bits == bits, -1)
         return n + 1, jnp.where(right, jnp.minimum(needed, n + 1), needed), buffers
 
     def unfinished(state): return (state[0] < most) & jnp.any(state[1] > most)
 
-    start = jnp.int32(0), jnp.full(batch, 1, jnp.int32) + most, jnp.zeros(words.shape)
+    empty = jnp.zeros(words.shape, jnp.float32)
+    start = jnp.int32(0), jnp.full(batch, 1, jnp.int32) + most, empty
     return jax.lax.while_loop(unfinished, attempt, start)[1]
 
 # %% ../../nbs/30_nr/08_harq.ipynb #caf48265

@@ -6,7 +6,7 @@
 __all__ = ['SMALL_SIZES', 'Scheme', 'scheme', 'transport_block_size', 'Allocation', 'Pusch', 'n_ref', 'precoder',
            'encode_transport_block', 'match', 'to_grid', 'precode', 'transmit_slot', 'Link', 'draw_channel',
            'apply_channel', 'estimate_channel', 'soft_bits', 'dematch', 'ReceivedBlock', 'decode_blocks',
-           'receive_slot', 'energy', 'Slots', 'simulate']
+           'receive_slot', 'energy', 'Slots', 'check_simulation', 'simulate']
 
 # %% ../../nbs/30_nr/07_pusch.ipynb #e729d2b9
 import json
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Int, Integer, Key, UInt8
 
 from . import ldpc
@@ -454,17 +455,31 @@ class Slots(NamedTuple):
     coded_errors: Int[Array, "batch"]  # in the coded bits, before decoding
 
 # %% ../../nbs/30_nr/07_pusch.ipynb #0cd1ca8c
-@partial(jax.jit, static_argnames=("link", "batch"))
+def check_simulation(snr_db: float | Float[ArrayLike, ""], batch: int) -> None:
+    "Raises `ValueError` for an SNR that is not finite, or an empty batch."
+    if batch < 1:
+        raise ValueError(f"batch={batch}: need at least 1")
+    if not isinstance(snr_db, Tracer) and not np.isfinite(snr_db).all():
+        raise ValueError(f"snr_db={snr_db}: need a finite number")
+
+
 def simulate(
     key: Key[Array, ""],  # random key
     link: Link,  # configuration
     snr_db: float | Float[ArrayLike, ""],  # Es/N0 per antenna
     batch: int = 32,  # slots
 ) -> Slots:
-    "Independent slots over independent channels: one program from bits to bits."
+    """Independent slots over independent channels: one program from bits to bits.
+    Raises `ValueError` for an SNR that is not finite, or no slots."""
+    check_simulation(snr_db, batch)
+    return _simulate(key, link, jnp.asarray(snr_db, jnp.float32), batch)
+
+
+@partial(jax.jit, static_argnames=("link", "batch"))
+def _simulate(key, link: Link, snr_db, batch: int) -> Slots:
     data, fading, noise_key = jax.random.split(key, 3)
     pusch, W = link.pusch, precoder(link.pusch)
-    noise = noise_variance(jnp.asarray(snr_db, jnp.float32), energy(W))
+    noise = noise_variance(snr_db, energy(W))
     bits = random_bits(data, (batch, pusch.transport_block_size))
     coded = match(encode_transport_block(bits, pusch), pusch)
     H = jax.vmap(partial(draw_channel, link=link))(jax.random.split(fading, batch))
