@@ -9,8 +9,7 @@ from mimo_jax.cli.main import CHAPTERS
 from mimo_jax.ledger import VERDICTS, group, ledger, tally
 
 PAGE = "book/ledger.md"
-COLUMNS = ("chapter", "place", "claim", "paper, and what it allows", "ours", "95 % interval",
-           "verdict", "kind")
+COLUMNS = ("chapter", "place", "claim", "allowed", "ours", "verdict", "kind")
 FILTERS = ("chapter", "kind", "verdict")
 INTRODUCTION = """# The ledger
 
@@ -18,8 +17,8 @@ INTRODUCTION = """# The ledger
 > and a verdict that follows from them.
 
 Formulas, measurements and comparing sentences are counted apart, and so are stand-ins: rows that
-were tested under other conditions than the paper's. Click a column to sort by it; the fields above
-the table filter it. The rules are those of
+were tested under other conditions than the paper's. Under our value stands its 95 % interval, under what
+is allowed the reason. Click a column to sort by it; the fields above the table filter it. The rules are those of
 [the page on the ledger](../nbs/00_core/05_ledger.ipynb); `mimo-jax report` prints the same rows.
 """
 
@@ -56,11 +55,15 @@ def number(value: float | None) -> str:
 
 def cells(row: dict) -> list[str]:
     "What a row of the table shows, by column."
-    wide = row["low"] is not None and row["low"] != row["high"]
-    interval = f"{number(row['low'])} … {number(row['high'])}" if wide else ""
     ours = f"{number(row['value'])} {row['unit']}".strip() if row["value"] is not None else ""
-    return [row["chapter"], row["place"], row["quantity"], row["rule"], ours, interval,
-            row["verdict"], group(row)]
+    return [row["chapter"], row["place"], row["quantity"], row["rule"], ours, row["verdict"],
+            group(row)]
+
+
+def interval(row: dict) -> str:
+    "The interval of a measured value."
+    wide = row["low"] is not None and row["low"] != row["high"]
+    return f"{number(row['low'])} … {number(row['high'])}" if wide else ""
 
 
 def table(rows: list[dict]) -> str:
@@ -75,14 +78,20 @@ def table(rows: list[dict]) -> str:
 
 def line(row: dict) -> str:
     "One row of the table."
-    shown = [html.escape(text) for text in cells(row)]
-    notes = [row["reason"], row["stand_in"] and f"stand-in: {row['stand_in']}"]
-    shown[COLUMNS.index("claim")] += "".join(
-        f"<small>{html.escape(note)}</small>" for note in notes if note)
+    shown = dict(zip(COLUMNS, map(html.escape, cells(row)), strict=True))
+    stand_in = row["stand_in"] and f"stand-in: {row['stand_in']}"
+    shown["claim"] += small(row["reason"]) + small(stand_in)
     bound, _, why = row["rule"].partition(" (")
-    shown[3] = html.escape(bound) + (f"<small>{html.escape(why[:-1])}</small>" if why else "")
+    shown["allowed"] = html.escape(bound) + small(why[:-1])
+    shown["ours"] += small(interval(row))
     place = VERDICTS.index(row["verdict"])
-    return f'<tr class="verdict-{place}">' + "".join(f"<td>{text}</td>" for text in shown) + "</tr>"
+    return f'<tr class="verdict-{place}">' + "".join(
+        f"<td>{text}</td>" for text in shown.values()) + "</tr>"
+
+
+def small(note: str | None) -> str:
+    "A second line of a cell."
+    return f"<small>{html.escape(note)}</small>" if note else ""
 
 
 def controls(rows: list[dict]) -> str:

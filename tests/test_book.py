@@ -688,7 +688,7 @@ TRY_THE_LEDGER = """<script>addEventListener("load", () => {
   const rows = [...document.querySelectorAll(".ledger tbody tr")].filter((row) => !row.hidden);
   const values = rows.map((row) => parseFloat(row.cells[4].textContent));
   const sorted = values.every((value, i) => !i || values[i - 1] <= value);
-  const agree = rows.every((row) => row.cells[6].textContent === "agrees");
+  const agree = rows.every((row) => row.cells[5].textContent === "agrees");
   search.value = "no such words";
   search.dispatchEvent(new Event("input"));
   const left = document.querySelector(".ledger output").value;
