@@ -17,8 +17,9 @@ INTRODUCTION = """# The ledger
 > and a verdict that follows from them.
 
 Formulas, measurements and comparing sentences are counted apart, and so are stand-ins: rows that
-were tested under other conditions than the paper's. Under our value stands its 95 % interval, under what
-is allowed the reason. Click a column to sort by it; the fields above the table filter it. The rules are those of
+were tested under other conditions than the paper's. Under our value stands its 95 % interval, under
+what is allowed the reason. Click a column to sort by it; the fields above the table filter it. The
+rules are those of
 [the page on the ledger](../nbs/00_core/05_ledger.ipynb); `mimo-jax report` prints the same rows.
 """
 

@@ -225,7 +225,7 @@ def _aware(run: Run, report) -> dict:
     "Quantization-aware training of all layers, indoor, beside rounding after training."
     original = run.original("indoor", run.sizes.ratios[0])
     start = at_precision(original, "int8", run.channels("indoor").train[:PREPARE_IMAGES])
-    model = fine_tune(start, run.sizes.aware, _brief(run)[1])
+    model = fine_tune(start, run.sizes.aware, _brief(run)[1])  # type: ignore
     return {"after": _rows(run, original, "int8")["int8"],
             "aware": _rows(run, remove_fake_quantization(model), "int8")["int8"]}
 

@@ -71,12 +71,12 @@ NORM_OF = {"conv": "norm", "convs": "norms", "first": "first_norm"}  # names in 
 
 def _fold(conv: Conv, norm: nnx.BatchNorm) -> None:
     "Move the gain of a batch norm over features into the convolution before it."
-    gain = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)
+    gain = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)  # type: ignore
     conv.kernel[...] *= gain[None, None, None]
     if conv.bias is not None:
         conv.bias[...] *= gain
     norm.mean[...] *= gain
-    norm.scale[...] = jnp.ones_like(gain)
+    norm.scale[...] = jnp.ones_like(gain)  # type: ignore
     norm.var[...] = jnp.full_like(gain, 1 - norm.epsilon)
 
 
@@ -85,7 +85,7 @@ def fold_norms(model: Network) -> Network:
     found = nnx.clone(model)
     modules = dict(nnx.iter_modules(found))
     for path, conv in modules.items():
-        norm = modules.get(tuple(NORM_OF.get(part, part) for part in path))
+        norm = modules.get(tuple(NORM_OF.get(part, part) for part in path))  # type: ignore
         if isinstance(conv, Conv) and isinstance(norm, nnx.BatchNorm) and norm.axis in (-1, 3):
             _fold(conv, norm)
     return found

@@ -92,16 +92,14 @@ def _simulate(
     def attempt(state):
         n, needed, buffers = state
         keys = jax.random.fold_in(fading, jnp.where(new, n, 0)), jax.random.fold_in(noises, n)
-        soft = _transmission(keys, link, words, versions[n], snr_db)
-        buffers = buffers + soft.astype(buffers.dtype)
+        buffers += _transmission(keys, link, words, versions[n], snr_db).astype(buffers.dtype)
         back = uplink.decode_blocks(buffers, pusch, link.iterations, reached)
         right = back.crc_ok & jnp.all(back.bits == bits, -1)
         return n + 1, jnp.where(right, jnp.minimum(needed, n + 1), needed), buffers
 
     def unfinished(state): return (state[0] < most) & jnp.any(state[1] > most)
 
-    empty = jnp.zeros(words.shape, jnp.float32)
-    start = jnp.int32(0), jnp.full(batch, 1, jnp.int32) + most, empty
+    start = jnp.int32(0), jnp.full(batch, 1, jnp.int32) + most, jnp.zeros(words.shape, "f4")
     return jax.lax.while_loop(unfinished, attempt, start)[1]
 
 # %% ../../nbs/30_nr/08_harq.ipynb #caf48265

@@ -474,7 +474,7 @@ def simulate(
     check_simulation(snr_db, batch)
     return _simulate(key, link, jnp.asarray(snr_db, jnp.float32), batch)
 
-
+# %% ../../nbs/30_nr/07_pusch.ipynb #0cd1ca8d
 @partial(jax.jit, static_argnames=("link", "batch"))
 def _simulate(key, link: Link, snr_db, batch: int) -> Slots:
     data, fading, noise_key = jax.random.split(key, 3)

@@ -178,14 +178,14 @@ def _search(decide, y, H, noise, x):
     work = jax.tree.map(rows, (y, tilt))
     if H.size == math.prod(shape):
         arrivals = x @ H.reshape(shape).T
-        each = lambda part: one(*part, arrivals)  # noqa: E731
+        each = lambda part: one(*part, arrivals)  # type: ignore # noqa: E731
     else:
         work = *work, jnp.broadcast_to(H, batch + shape).reshape(-1, *shape)
-        each = lambda part: one(*part[:2], x @ part[2].T)  # noqa: E731
+        each = lambda part: one(*part[:2], x @ part[2].T)  # type: ignore # noqa: E731
     result = jax.lax.map(each, work, batch_size=max(1, CHUNK // x.shape[0]))
     return result.reshape(*batch, *result.shape[1:])
 
-
+# %% ../../nbs/10_phy/03_detection.ipynb #375a9c04
 def _reduced(y, H):
     """Received vector and channel in the subspace that the channel reaches, and a vector of
     zeros whose scalar product with x has the gradient of what was left outside."""
