@@ -7,9 +7,12 @@ __all__ = ['SHARES', 'PROGRESS', 'LAYOUT_NOTE', 'MatFile', 'mat_header', 'create
            'chunk_arrays', 'settings_of', 'generate']
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #d631a126
+import errno
 import os
+import shutil
 import struct
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +23,7 @@ import mimo_jax
 from ..files import only_process, read_json, write_json
 from ..propagation.cost2100 import SCENARIOS, draw_channels
 from ..propagation.images import to_layout
+from ..units import format_bytes
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #8f450dd8
 class MatFile(NamedTuple):
@@ -61,11 +65,22 @@ def mat_header(
     return head + struct.pack("<2I", 14, size) + inner + struct.pack("<2I", 7, file.part_bytes)
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #bb93e2a9
+@contextmanager
+def _open_named(path: Path, mode: str):
+    "An open file whose errors name it."
+    try:
+        with open(path, mode) as file:
+            yield file
+    except OSError as failed:
+        reason = failed.strerror or failed
+        raise type(failed)(failed.errno, f"{path} was not written: {reason}") from failed
+
+
 def create_mat(file: MatFile):
     "Make the file at its full size, zeros everywhere; on most file systems it takes no room yet."
     head, pad = mat_header(file), -file.part_bytes % 8
     parts = 2 if file.complex else 1
-    with open(file.path, "wb") as out:
+    with _open_named(file.path, "wb") as out:
         out.write(head)
         if file.complex:
             out.seek(len(head) + file.part_bytes + pad)
@@ -80,7 +95,7 @@ def write_rows(
 ):
     "Put rows in their place and see them onto the disk."
     start, step = len(mat_header(file)), file.part_bytes + -file.part_bytes % 8 + 8
-    with open(file.path, "r+b") as out:
+    with _open_named(file.path, "r+b") as out:
         for i, part in enumerate((np.real(values), np.imag(values)) if file.complex else (values,)):
             for column, run in enumerate(np.ascontiguousarray(part.T, "<f4")):
                 out.seek(start + i * step + 4 * (column * file.rows + first))
@@ -183,7 +198,8 @@ def generate(
     progress: Callable[[int, int], object] | None = None,  # called with samples done, and all
 ) -> dict:
     """Write a data set, or finish one that was interrupted; returns its manifest. Raises
-    `ValueError` for settings that cannot be met, `RuntimeError` while another writes."""
+    `ValueError` for settings that cannot be met, `RuntimeError` while another writes, `OSError`
+    naming what a full disk does not take."""
     settings = settings_of(scenario, samples, seed)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: need at least one sample per chunk")
@@ -193,12 +209,16 @@ def generate(
     with only_process(folder):
         path = folder / f"manifest_{suffix}.json"
         manifest = _read_manifest(path, settings)
-        if not manifest["complete"]:
-            for split in SHARES:
-                _fill(folder, suffix, split, manifest, path, chunk, progress)
-            _publish(folder, suffix, manifest)
-            manifest["complete"] = True
-            write_json(path, manifest)
+        try:
+            if not manifest["complete"]:
+                for split in SHARES:
+                    _fill(folder, suffix, split, manifest, path, chunk, progress)
+                _publish(folder, suffix, manifest)
+                manifest["complete"] = True
+                write_json(path, manifest)
+        except OSError:
+            _drop_unless_begun(folder, suffix, path)
+            raise
         return manifest
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #44e31957
@@ -206,10 +226,22 @@ def _hidden(file: MatFile) -> MatFile:
     return file._replace(path=file.path.with_name(file.path.name + ".part"))
 
 
+def _drop_unless_begun(folder: Path, suffix: str, manifest: Path):
+    "Remove files of a set of which no row counts as done: the disk may be full of them."
+    for split in SHARES if not manifest.exists() else ():
+        for file in files_of(folder, suffix, split, 1):
+            _hidden(file).path.unlink(missing_ok=True)
+
+
 def _check_room(folder: Path, suffix: str, sizes: dict[str, int]):
-    for split, rows in sizes.items():
-        for file in files_of(folder, suffix, split, rows):
-            mat_header(file)
+    "Raise `ValueError` for a file that is too large, `OSError` for a set that is."
+    files = [f for split, rows in sizes.items() for f in files_of(folder, suffix, split, rows)]
+    size = sum(len(mat_header(f)) + (2 if f.complex else 1) * (f.part_bytes + 8) for f in files)
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free and not (folder / f"manifest_{suffix}.json").exists():
+        raise OSError(errno.ENOSPC, f"{folder} has room for {format_bytes(float(free))}, and the "
+                                    f"set takes {format_bytes(float(size))}")
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #549a6b27
 def _fill(
