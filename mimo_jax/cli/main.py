@@ -22,7 +22,7 @@ from rich.text import Text
 
 import mimo_jax
 from . import autoencoder, csi, data, link
-from .output import AsJson, Seed, number, print_json, screen, table
+from .output import AsJson, Seed, new_folder, number, print_json, screen, table
 from ..experiment import Preset, load_results
 from ..ledger import AGREES, EXCEEDS, FALLS_SHORT, INCONCLUSIVE, NOT_RUN, STALE, TOO_SMALL
 from ..ledger import UNTESTABLE, VERDICTS, claims_file, ledger, tally
@@ -163,6 +163,12 @@ _Chapters = Annotated[
 _Results = Annotated[
     Path | None, typer.Option(help="Folder of results files [default: the nearest results folder].")
 ]
+_NewResults = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of results files [default: the nearest results folder].", callback=new_folder
+    ),
+]
 _Preset = Annotated[Preset, typer.Option(help="Size of the run.")]
 _Points = Annotated[
     str, typer.Option(help="Pattern of the points to compute, such as 'memory/*'.")
@@ -177,7 +183,7 @@ def reproduce_command(
     chapters: _Chapters = None,
     preset: _Preset = "laptop",
     seed: Seed = 0,
-    results: _Results = None,
+    results: _NewResults = None,
     points: _Points = "*",
     as_json: AsJson = False,
 ) -> None:
@@ -257,6 +263,8 @@ def _run(arguments: list[str] | None) -> int:
         return _complain(str(bad), 2)
     except typer.Abort:
         return _complain("aborted", 1)
+    except MemoryError:
+        return _complain("not enough memory: choose smaller sizes", 1)
     except (RuntimeError, OSError) as failed:
         return _complain(str(failed), 1)
     except Stopped as stopped:
@@ -267,5 +275,6 @@ def _run(arguments: list[str] | None) -> int:
 
 def _complain(message: str, code: int) -> int:
     "One line on standard error."
-    print("mimo-jax: " + " ".join(message.split()), file=sys.stderr)
+    said = " ".join(message.split()) or "failed without a reason"
+    print("mimo-jax: " + said, file=sys.stderr)
     return code
