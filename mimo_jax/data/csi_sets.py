@@ -64,7 +64,7 @@ def mat_header(
     )
     return head + struct.pack("<2I", 14, size) + inner + struct.pack("<2I", 7, file.part_bytes)
 
-# %% ../../nbs/40_data/04_csi_sets.ipynb #bb93e2a9
+# %% ../../nbs/40_data/04_csi_sets.ipynb #d70e940b
 @contextmanager
 def _open_named(path: Path, mode: str):
     "An open file whose errors name it."
@@ -75,7 +75,7 @@ def _open_named(path: Path, mode: str):
         reason = failed.strerror or failed
         raise type(failed)(failed.errno, f"{path} was not written: {reason}") from failed
 
-
+# %% ../../nbs/40_data/04_csi_sets.ipynb #bb93e2a9
 def create_mat(file: MatFile):
     "Make the file at its full size, zeros everywhere; on most file systems it takes no room yet."
     head, pad = mat_header(file), -file.part_bytes % 8
@@ -209,28 +209,14 @@ def generate(
     with only_process(folder):
         path = folder / f"manifest_{suffix}.json"
         manifest = _read_manifest(path, settings)
-        try:
+        with _clean_unless_begun(folder, suffix, path):
             if not manifest["complete"]:
-                for split in SHARES:
-                    _fill(folder, suffix, split, manifest, path, chunk, progress)
-                _publish(folder, suffix, manifest)
-                manifest["complete"] = True
-                write_json(path, manifest)
-        except OSError:
-            _drop_unless_begun(folder, suffix, path)
-            raise
+                _complete(folder, suffix, manifest, path, chunk, progress)
         return manifest
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #44e31957
 def _hidden(file: MatFile) -> MatFile:
     return file._replace(path=file.path.with_name(file.path.name + ".part"))
-
-
-def _drop_unless_begun(folder: Path, suffix: str, manifest: Path):
-    "Remove files of a set of which no row counts as done: the disk may be full of them."
-    for split in SHARES if not manifest.exists() else ():
-        for file in files_of(folder, suffix, split, 1):
-            _hidden(file).path.unlink(missing_ok=True)
 
 
 def _check_room(folder: Path, suffix: str, sizes: dict[str, int]):
@@ -242,6 +228,27 @@ def _check_room(folder: Path, suffix: str, sizes: dict[str, int]):
     if size > free and not (folder / f"manifest_{suffix}.json").exists():
         raise OSError(errno.ENOSPC, f"{folder} has room for {format_bytes(float(free))}, and the "
                                     f"set takes {format_bytes(float(size))}")
+
+# %% ../../nbs/40_data/04_csi_sets.ipynb #44e31958
+@contextmanager
+def _clean_unless_begun(folder: Path, suffix: str, manifest: Path):
+    "After an error, remove files of a set of which no row counts as done: the disk may be full."
+    try:
+        yield
+    except OSError:
+        for split in SHARES if not manifest.exists() else ():
+            for file in files_of(folder, suffix, split, 1):
+                _hidden(file).path.unlink(missing_ok=True)
+        raise
+
+
+def _complete(folder: Path, suffix: str, manifest: dict, path: Path, chunk: int, progress):
+    "Fill the splits, and give the files their names."
+    for split in SHARES:
+        _fill(folder, suffix, split, manifest, path, chunk, progress)
+    _publish(folder, suffix, manifest)
+    manifest["complete"] = True
+    write_json(path, manifest)
 
 # %% ../../nbs/40_data/04_csi_sets.ipynb #549a6b27
 def _fill(
