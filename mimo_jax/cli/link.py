@@ -159,8 +159,7 @@ def link_command(
     retransmissions = sw.Harq(harq, combining, fading) if harq else None
     sweep = sw.Sweep(link, retransmissions, errors, blocks, batch)
     usual = f"mcs{mcs}-prb{prb}-{layers}l-{channel}-{channel_estimation}"
-    usual += (f"-harq{harq}" if harq else "") + (f"-seed{seed}" if seed else "")
-    name = name or usual
+    name = name or usual + (f"-harq{harq}" if harq else "") + (f"-seed{seed}" if seed else "")
     with experiment.live_progress(name, len(snrs), show=not as_json) as progress:
         path = sw.run_sweep(name, sweep, snrs, seed, out, progress)
     show_sweep(path, as_json)
