@@ -10,6 +10,7 @@ __all__ = ['RELATIONS', 'CLAIM_KINDS', 'AGREES', 'EXCEEDS', 'FALLS_SHORT', 'INCO
 # %% ../nbs/00_core/05_ledger.ipynb #3dcb3919
 import importlib.resources
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -191,7 +192,8 @@ def _answered(experiment: Experiment, points: dict, source: Path) -> Mapping[str
         known = experiment.answers(points)
         said = [n for answer in known.values() for n in answer[:3] if n is not None]
         if wrong := [n for n in said if not isinstance(n, Real)]:
-            raise TypeError(f"{wrong[0]!r} is no number")
+            raise TypeError(f"{wrong[0]!r:.60} is no number")
+        math.fsum(n for n in said if isinstance(n, int))  # OverflowError for what no float holds
         return known
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as wrong:
         raise ValueError(f"{source} holds values that no run of this version stores "

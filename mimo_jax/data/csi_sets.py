@@ -48,17 +48,17 @@ def mat_header(
     `ValueError` at its limit of 2 GiB."""
     pad = -file.part_bytes % 8
     name = file.key.encode() + bytes(-len(file.key) % 8)
-    inner = struct.pack("<4I", 6, 8, 7 | (0x0800 if file.complex else 0), 0) + struct.pack(
-        "<2I2i", 5, 8, file.rows, file.columns
-    )
-    inner += struct.pack("<2I", 1, len(file.key)) + name
-    size = len(inner) + (2 if file.complex else 1) * (8 + file.part_bytes + pad)
+    size = 40 + len(name) + (2 if file.complex else 1) * (8 + file.part_bytes + pad)
     if size >= 2**31:
         shape = f"{file.rows} x {file.columns} values"
         raise ValueError(
             f"{file.path.name}: {shape} are {size} bytes, over the 2 GiB of a version 5 file; draw "
             f"fewer samples"
         )
+    inner = struct.pack("<4I", 6, 8, 7 | (0x0800 if file.complex else 0), 0) + struct.pack(
+        "<2I2i", 5, 8, file.rows, file.columns
+    )
+    inner += struct.pack("<2I", 1, len(file.key)) + name
     head = b"MATLAB 5.0 MAT-file, written by mimo_jax".ljust(124) + struct.pack(
         "<H2s", 0x0100, b"IM"
     )
