@@ -209,7 +209,7 @@ def calls(shelf, stand_ins, monkeypatch):
     return run
 
 
-@budget(few=250, share=0.5)
+@budget(few=90, share=0.4)
 @given(words=command_lines())
 def test_any_command_line_ends_with_a_code_and_a_word(calls, words):
     code, out, error = calls(words)
@@ -218,7 +218,7 @@ def test_any_command_line_ends_with_a_code_and_a_word(calls, words):
     check(words, code, out, error)
 
 
-@budget(few=40, share=0.05)
+@budget(few=20, share=0.05)
 @given(words=st.lists(
     st.sampled_from(["csi", "data", "link", "--help", "--json"]) | WORDS, max_size=5))
 def test_words_that_are_no_command_are_refused(calls, words):

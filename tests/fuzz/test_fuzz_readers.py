@@ -43,6 +43,7 @@ class Reader(NamedTuple):
     write: Callable[[Path], Any]  # writes it, and what belongs to it, given its path
     read: Callable[[Path], Any]  # reads it, given its path
     whole: bool = True  # whether it reads what `write` writes; else a layer is missing
+    compiles: bool = False  # XLA, in the same process, ends that when it gets no memory
 
 
 def whole_json(path: Path, content) -> None:
@@ -173,12 +174,13 @@ def readers() -> dict[str, Reader]:
         "checkpoint": Reader("net", network, checkpoint.read),
         "facts": Reader("net", lambda p: checkpoint.save(
             p, {"a": np.ones((2, 3), np.float32)}, {"kind": "test", "seed": 1}), training),
-        "network": Reader("net", network, checkpoints.load_network),
+        "network": Reader("net", network, checkpoints.load_network, compiles=True),
         "Keras": Reader("k.h5", keras, checkpoints.keras_layers),
-        "CsiNet of Keras": Reader("k.h5", keras, checkpoints.load_keras, whole=False),
+        "CsiNet of Keras": Reader("k.h5", keras, checkpoints.load_keras, whole=False,
+                                  compiles=True),
         "PyTorch": Reader("t.pth", torch, checkpoints.torch_tensors),
         "CRNet of PyTorch": Reader("t.pth", torch, partial(checkpoints.load_torch, "crnet"),
-                                   whole=False),
+                                   whole=False, compiles=True),
         "MATLAB 5": Reader("a.mat", lambda p: mat5(p, x=IMAGES[:2]), formats.read_csi),
         "MATLAB 7.3": Reader("b.mat", lambda p: mat73(p, x=IMAGES[:2]), formats.read_csi),
         "channels": Reader("c.mat", lambda p: mat5(p, "HF_all", np.ones((2, 4000), np.complex64)),
@@ -228,7 +230,7 @@ def refused(reader: Reader, path: Path) -> str | None:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            with bounded():
+            with contextlib.nullcontext() if reader.compiles else bounded():
                 reader.read(path)
         except REFUSALS as refusal:
             return str(refusal)
@@ -278,13 +280,13 @@ NAMES = sorted(READERS)
 JSON = [name for name in NAMES if READERS[name].file.endswith(".json")]
 
 
-@budget(few=400, share=0.2)
+@budget(few=150, share=0.25)
 @given(name=st.sampled_from(NAMES), data=st.data())
 def test_a_damaged_file_is_read_or_refused_by_name(name, data):
     checked(name, damaged(own(name), data))
 
 
-@budget(few=150, share=0.05)
+@budget(few=40, share=0.05)
 @given(name=st.sampled_from(NAMES), other=st.sampled_from(NAMES))
 def test_another_file_is_read_or_refused_by_name(name, other):
     checked(name, own(other))
@@ -308,7 +310,7 @@ def replaced(content, data):
     return content
 
 
-@budget(few=300, share=0.2)
+@budget(few=90, share=0.2)
 @given(name=st.sampled_from(JSON), data=st.data())
 def test_json_of_another_structure_is_read_or_refused_by_name(name, data):
     content = replaced(json.loads(own(name)), data)
@@ -323,7 +325,7 @@ def test_json_that_is_no_such_object_is_read_or_refused_by_name(name):
         checked(name, text.encode())
 
 
-@budget(few=60, share=0.05)
+@budget(few=15, share=0.05)
 @given(name=st.sampled_from(["checkpoint", "facts", "network"]), data=st.data())
 def test_a_checkpoint_of_other_facts_is_read_or_refused_by_name(name, data):
     with tempfile.TemporaryDirectory() as folder:
