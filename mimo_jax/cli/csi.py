@@ -131,8 +131,10 @@ def _trained(model, plan, channels, seed: int, resume: Path, show: bool):
     from mimo_jax.csi import training
     from mimo_jax.experiment import live_progress
     from mimo_jax.files import only_process
+    from mimo_jax.training import check_resume
 
     images = (channels.train, channels.val)
+    check_resume(resume)
     with only_process(resume), live_progress("training", 1, show=show) as progress:
         report = partial(progress, "train")
         done = training.train_network(
@@ -268,6 +270,17 @@ _Evaluated = Annotated[
 ]
 
 
+def _named(file: Path, run):
+    "A runner whose errors name its file."
+    def called(images):
+        try:
+            return run(images)
+        except (ValueError, RuntimeError) as wrong:
+            reason = " ".join(str(wrong).split())
+            raise ValueError(f"{file} takes no such images: {reason}") from None
+    return called
+
+
 @app.command("evaluate")
 def evaluate_command(
     file: _Evaluated, environment: _Environment = "indoor", samples: _Samples = 2000,
@@ -280,7 +293,7 @@ def evaluate_command(
 
     content = _read(file)
     if content[4:8] == b"TFL3":
-        run = deployment.Runner(content, source=file)
+        run = _named(file, deployment.Runner(content, source=file))
     else:
         keras = content[:4] == b"\x89HDF"
         model = checkpoints.load_keras(file) if keras else checkpoints.load_network(file)[0]

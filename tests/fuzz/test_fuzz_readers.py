@@ -5,6 +5,7 @@ Every reader of the package stands in `readers()`; a new one is one line there."
 import contextlib
 import json
 import resource
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -26,6 +27,7 @@ from mimo_jax import checkpoint, experiment, ledger
 from mimo_jax.autoencoder import experiment as autoencoder
 from mimo_jax.cli import sweep
 from mimo_jax.csi import checkpoints, csinet, families
+from mimo_jax.training import check_resume
 from mimo_jax.data import csi_sets, formats, sets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -146,6 +148,10 @@ def training(path: Path):
     return checkpoint.load(path, {"kind": "test", "seed": 1}, like)
 
 
+TRAINING = {"training": {"plan": {}, "key": "", "start": "", "data": ""}, "losses": [1.0],
+            "scores": []}
+
+
 def torch(path: Path) -> None:
     torch_file(path, {"fc.weight": np.ones((4, 8)), "fc.bias": np.zeros(4)})
 
@@ -174,6 +180,8 @@ def readers() -> dict[str, Reader]:
         "checkpoint": Reader("net", network, checkpoint.read),
         "facts": Reader("net", lambda p: checkpoint.save(
             p, {"a": np.ones((2, 3), np.float32)}, {"kind": "test", "seed": 1}), training),
+        "resumed training": Reader("net.resume", lambda p: checkpoint.save(
+            p, {"a": np.ones(3, np.float32)}, TRAINING), check_resume),
         "network": Reader("net", network, checkpoints.load_network, compiles=True),
         "Keras": Reader("k.h5", keras, checkpoints.keras_layers),
         "CsiNet of Keras": Reader("k.h5", keras, checkpoints.load_keras, whole=False,
@@ -277,11 +285,13 @@ def checked(name: str, content: bytes | None) -> None:
 
 
 NAMES = sorted(READERS)
+# SciPy ends the process on such a file (see the last test), so that it is not damaged in this one
+SOUND_ONLY = ("MATLAB 5", "channels")
 JSON = [name for name in NAMES if READERS[name].file.endswith(".json")]
 
 
 @budget(few=150, share=0.25)
-@given(name=st.sampled_from(NAMES), data=st.data())
+@given(name=st.sampled_from([n for n in NAMES if n not in SOUND_ONLY]), data=st.data())
 def test_a_damaged_file_is_read_or_refused_by_name(name, data):
     checked(name, damaged(own(name), data))
 
@@ -339,3 +349,27 @@ def test_a_checkpoint_of_other_facts_is_read_or_refused_by_name(name, data):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_file_is_named_or_made(name):
     checked(name, None)
+
+
+READ_ALL = """
+import sys
+from pathlib import Path
+from mimo_jax.data.formats import read_csi_frequency
+
+path, whole = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+for at in range(195, 215):
+    path.write_bytes(whole[:at] + bytes(len(whole) - at))
+    try:
+        read_csi_frequency(path)
+    except ValueError:
+        pass
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="SciPy takes a type of numbers from the file unchecked")
+def test_zeros_at_the_end_of_a_mat_file_do_not_end_the_process():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "c.mat"
+        path.write_bytes(own("channels"))
+        done = subprocess.run([sys.executable, "-c", READ_ALL, path], capture_output=True)
+    assert done.returncode == 0
