@@ -263,7 +263,7 @@ def _read(path: Path) -> bytes:
         raise FileNotFoundError(f"no file at {path}: make one with  mimo-jax csi export")
     return path.read_bytes()
 
-# %% ../../nbs/90_cli/07_csi.ipynb #417fe8f9
+# %% ../../nbs/90_cli/07_csi.ipynb #417fe8f8
 _Evaluated = Annotated[
     Path,
     typer.Argument(help="Checkpoint, .h5 of Keras, or .tflite file.", show_default=False),
@@ -280,7 +280,7 @@ def _named(file: Path, run):
             raise ValueError(f"{file} takes no such images: {reason}") from None
     return called
 
-
+# %% ../../nbs/90_cli/07_csi.ipynb #417fe8f9
 @app.command("evaluate")
 def evaluate_command(
     file: _Evaluated, environment: _Environment = "indoor", samples: _Samples = 2000,
