@@ -14,7 +14,7 @@ TEST_ENV := XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_op
 # What `make test` tests: one folder of nbs/, by its name with or without number, or everything.
 FOLDERS := $(if $(CHAPTER),$(wildcard nbs/$(CHAPTER)/ nbs/[0-9][0-9]_$(CHAPTER)/),nbs/index.ipynb $(wildcard nbs/*/))
 
-.PHONY: help demo test lab book results bench pages lint clean
+.PHONY: help demo test fuzz lab book results bench pages lint clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -39,6 +39,9 @@ test: $(VENV)/.installed-dev lint  ## lint, types, all pages, pytest; CHAPTER=52
 	  $(TEST_ENV) $(BIN)/nbdev_test --path $$folder --n_workers 2 --timing || exit 1; done
 	files=$$($(BIN)/python tests/belongs.py $(CHAPTER)); \
 	  [ -z "$$files" ] || $(TEST_ENV) $(BIN)/python -m pytest --durations 10 $$files
+
+fuzz: $(VENV)/.installed-dev  ## 10,000 command lines, damaged files and stopped runs, others each time
+	MIMO_JAX_FUZZ=10000 MPLBACKEND=agg $(BIN)/python -m pytest --durations 10 tests/fuzz
 
 lint: $(VENV)/.installed-dev  ## ruff over notebooks and code, pyright over the package
 	$(BIN)/ruff check --quiet .

@@ -10,15 +10,17 @@ __all__ = ['RELATIONS', 'CLAIM_KINDS', 'AGREES', 'EXCEEDS', 'FALLS_SHORT', 'INCO
 # %% ../nbs/00_core/05_ledger.ipynb #3dcb3919
 import importlib.resources
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
-from .experiment import PRESET_NAMES, Experiment, load_results, results_root
-from .experiment import stale_points, values
+from .experiment import PRESET_NAMES, Experiment, load_results, results_path
+from .experiment import results_root, stale_points, values
 
 # %% ../nbs/00_core/05_ledger.ipynb #11c2604b
 RELATIONS = ("equals", "at_least", "at_most", "holds")
@@ -174,12 +176,28 @@ def _answers(
 ) -> tuple[Mapping[str, Measured], set[str]]:
     "Answers of a stored run, and the claims among them that rest on stale points."
     results = load_results(experiment.chapter, preset, root)
+    source = results_path(experiment.chapter, preset, root)
     stale, points = stale_points(experiment, results), values(results)
-    known = experiment.answers(points)
+    known = _answered(experiment, points, source)
     if not stale:
         return known, set()
-    fresh = experiment.answers({n: value for n, value in points.items() if n not in stale})
+    current = {name: value for name, value in points.items() if name not in stale}
+    fresh = _answered(experiment, current, source)
     return known, {name for name in known if fresh.get(name) != known[name]}
+
+
+def _answered(experiment: Experiment, points: dict, source: Path) -> Mapping[str, Measured]:
+    "Answers of points. Raises `ValueError` naming a file whose values are not a run's."
+    try:
+        known = experiment.answers(points)
+        said = [n for answer in known.values() for n in answer[:3] if n is not None]
+        if wrong := [n for n in said if not isinstance(n, Real)]:
+            raise TypeError(f"{wrong[0]!r:.60} is no number")
+        math.fsum(n for n in said if isinstance(n, int))  # OverflowError for what no float holds
+        return known
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as wrong:
+        raise ValueError(f"{source} holds values that no run of this version stores "
+                         f"({type(wrong).__name__}: {wrong}): delete it and run again") from wrong
 
 # %% ../nbs/00_core/05_ledger.ipynb #96bd0584
 def _row(claim: Claim, measured: Measured | None, preset: str | None, judged: str) -> dict:

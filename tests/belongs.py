@@ -39,7 +39,7 @@ def files(chapter: str = "") -> list[pathlib.Path]:
 
     Raises `ValueError` if there is no such folder.
     """
-    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
     if not chapter:
         return tests
     known = [folder for folder in FOLDERS if chapter in (folder, folder.partition("_")[2])]

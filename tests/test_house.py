@@ -19,7 +19,8 @@ PAGES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints
 MODULES = sorted(
     p for p in (ROOT / "mimo_jax").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")
 )
-SCRIPTS = sorted(p for folder in ("tests", "book", "bench") for p in (ROOT / folder).glob("*.py"))
+SCRIPTS = sorted(p for folder in ("tests", "tests/fuzz", "book", "bench")
+                 for p in (ROOT / folder).glob("*.py"))
 FOLDERS = sorted({p.parent.name for p in PAGES if p.parent != ROOT / "nbs"})
 # package -> its place in the order of imports
 PACKAGES = {folder.partition("_")[2]: number for number, folder in enumerate(FOLDERS)}

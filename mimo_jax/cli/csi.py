@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .output import AsJson, Seed, show, table
+from .output import AsJson, Seed, a_number, new_file, show, table
 
 # %% ../../nbs/90_cli/07_csi.ipynb #01ca1179
 app = typer.Typer(
@@ -30,7 +30,9 @@ _Official = Annotated[
     bool, typer.Option("--official", help="Read the official data set instead of generating.")
 ]
 _Network = Annotated[Path, typer.Argument(help="Checkpoint of a network.", show_default=False)]
-_Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint to write.", show_default=False)]
+_Checkpoint = Annotated[
+    Path, typer.Argument(help="Checkpoint to write.", callback=new_file, show_default=False)
+]
 
 # %% ../../nbs/90_cli/07_csi.ipynb #2d94b0ce
 def _channels(environment: str, samples: int, official: bool, seed: int):
@@ -66,16 +68,19 @@ _Epochs = Annotated[
     int | None,
     typer.Option(help="[default: 2 from PCA at 1/4, 8 otherwise]", min=0, show_default=False),
 ]
-_Batch = Annotated[int, typer.Option(help="Images per step.")]
+_Batch = Annotated[int, typer.Option(help="Images per step.", min=1)]
 _LearningRate = Annotated[
     float | None,
-    typer.Option(help="[default: 3e-5 from PCA at 1/4, 3e-3 otherwise]", show_default=False),
+    typer.Option(
+        help="[default: 3e-5 from PCA at 1/4, 3e-3 otherwise]", callback=a_number,
+        show_default=False,
+    ),
 ]
 
 # %% ../../nbs/90_cli/07_csi.ipynb #dc60d26a
 @app.command("train")
 def train_command(
-    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.", callback=new_file)],
     family: _Family = "csinet", ratio: _Ratio = "1/4", start: _Start = "linear",
     bands: _Bands = 8, epochs: _Epochs = None, batch: _Batch = 100,
     learning_rate: _LearningRate = None, environment: _Environment = "indoor",
@@ -126,8 +131,10 @@ def _trained(model, plan, channels, seed: int, resume: Path, show: bool):
     from mimo_jax.csi import training
     from mimo_jax.experiment import live_progress
     from mimo_jax.files import only_process
+    from mimo_jax.training import check_resume
 
     images = (channels.train, channels.val)
+    check_resume(resume)
     with only_process(resume), live_progress("training", 1, show=show) as progress:
         report = partial(progress, "train")
         done = training.train_network(
@@ -140,7 +147,9 @@ _Method = Annotated[
     Literal["prune", "cluster", "aware"],
     typer.Option(help="Compression; aware trains through 8-bit arithmetic."),
 ]
-_Sparsity = Annotated[float, typer.Option(help="Share of the dense weights to drop.", min=0)]
+_Sparsity = Annotated[
+    float, typer.Option(help="Share of the dense weights to drop.", min=0, callback=a_number)
+]
 _Shape = Annotated[
     Literal["unstructured", "blocks", "n_of_32", "grouped"],
     typer.Option(help="Which weights are dropped together."),
@@ -189,7 +198,9 @@ def compress_command(
     show({"network": str(out)} | _quality(model, channels), as_json)
 
 # %% ../../nbs/90_cli/07_csi.ipynb #eddb0eb3
-_File = Annotated[Path, typer.Argument(help="File (.tflite) to write.", show_default=False)]
+_File = Annotated[
+    Path, typer.Argument(help="File (.tflite) to write.", callback=new_file, show_default=False)
+]
 _Precision = Annotated[
     Literal["float32", "float16", "int8", "int8_large", "int8_dense", "int8_tensor"],
     typer.Option(help="Of weights, and of the inputs of int8 layers."),
@@ -252,13 +263,24 @@ def _read(path: Path) -> bytes:
         raise FileNotFoundError(f"no file at {path}: make one with  mimo-jax csi export")
     return path.read_bytes()
 
-# %% ../../nbs/90_cli/07_csi.ipynb #417fe8f9
+# %% ../../nbs/90_cli/07_csi.ipynb #417fe8f8
 _Evaluated = Annotated[
     Path,
     typer.Argument(help="Checkpoint, .h5 of Keras, or .tflite file.", show_default=False),
 ]
 
 
+def _named(file: Path, run):
+    "A runner whose errors name its file."
+    def called(images):
+        try:
+            return run(images)
+        except (ValueError, RuntimeError) as wrong:
+            reason = " ".join(str(wrong).split())
+            raise ValueError(f"{file} takes no such images: {reason}") from None
+    return called
+
+# %% ../../nbs/90_cli/07_csi.ipynb #417fe8f9
 @app.command("evaluate")
 def evaluate_command(
     file: _Evaluated, environment: _Environment = "indoor", samples: _Samples = 2000,
@@ -271,7 +293,7 @@ def evaluate_command(
 
     content = _read(file)
     if content[4:8] == b"TFL3":
-        run = deployment.Runner(content, source=file)
+        run = _named(file, deployment.Runner(content, source=file))
     else:
         keras = content[:4] == b"\x89HDF"
         model = checkpoints.load_keras(file) if keras else checkpoints.load_network(file)[0]

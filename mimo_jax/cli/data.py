@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from .output import AsJson, Seed, show, table
+from .output import AsJson, Seed, new_folder, show, table
 
 if TYPE_CHECKING:
     from mimo_jax.data.sets import Status
@@ -27,7 +27,7 @@ app = typer.Typer(
 _Home = typer.Argument(help="Name of a data set; the folder of all sets when left out.")
 _Out = typer.Option(
     help="Folder for the files; where the csinet sets are looked for when left out.",
-    show_default=False,
+    callback=new_folder, show_default=False,
 )
 _Name = Annotated[
     str, typer.Argument(help="Name of a data set, as `data list` shows it.", show_default=False)

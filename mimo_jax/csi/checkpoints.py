@@ -9,7 +9,9 @@ __all__ = ['NORM', 'TORCH_NORM', 'TORCH_FAMILIES', 'Layer', 'csinet_layers', 'fi
 # %% ../../nbs/52_csi/09_checkpoints.ipynb #8c74eff5
 import math
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
@@ -204,8 +206,9 @@ def torch_tensors(path: Path) -> dict[str, np.ndarray]:
             pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(pickled) as file:
                 content = _Reader(file, archive, pickled.removesuffix("/data.pkl")).load()
-    except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, LookupError, EOFError,
-            AttributeError, ValueError, TypeError) as wrong:
+    except (zipfile.BadZipFile, zlib.error, StopIteration, pickle.UnpicklingError, LookupError,
+            EOFError, AttributeError, ValueError, TypeError, RuntimeError, OSError,
+            struct.error, MemoryError) as wrong:
         raise ValueError(f"{path} is not a PyTorch checkpoint of tensors alone ({wrong}): "
                          "write it with torch.save(model.state_dict())") from None
     inner = content.get("state_dict", content) if isinstance(content, dict) else {}
