@@ -162,7 +162,9 @@ def _finish(final: Path, about: dict, points: dict, left_out: dict[str, str]) ->
     "Write the results file. Raises `FileNotFoundError` when no point had the data it needs."
     if left_out and not points:
         raise FileNotFoundError(next(iter(left_out.values())))
-    write_json(final, about | _times(points) | {"left_out": left_out, "points": points})
+    home = os.path.join(os.path.expanduser("~"), "")  # of this machine, which no other one has
+    reasons = {name: reason.replace(home, "~/") for name, reason in left_out.items()}
+    write_json(final, about | _times(points) | {"left_out": reasons, "points": points})
     return final
 
 
