@@ -1,4 +1,8 @@
 """HARQ: its policies, and what combining does to the soft buffer."""
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +21,22 @@ def test_policies():
     needed = np.array([1, 1, 2, 4, 5])
     np.testing.assert_array_equal(harq.residual(needed, 4), [3, 2, 2, 1])
     assert harq.expected_transmissions(needed, 4) == (1 + 1 + 2 + 4 + 4) / 5
+
+
+IN_64_BITS = """
+import jax
+from mimo_jax.nr import harq, pusch
+from mimo_jax.phy.ofdm import Carrier
+link = pusch.Link(pusch.Pusch(Carrier(1), 9, layers=1))
+print(harq.simulate_harq(jax.random.key(0), link, harq.Harq(2), 10.0, 4).tolist())
+"""
+
+
+def test_soft_buffers_keep_their_type_where_floats_have_64_bits():
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    ran = subprocess.run([sys.executable, "-c", IN_64_BITS], env=environment, text=True,
+                         capture_output=True, timeout=300)
+    assert ran.stdout.strip() == "[1, 1, 1, 1]", ran.stderr
 
 
 def test_one_program_from_never_to_at_once():

@@ -221,6 +221,6 @@ def test_one_program_for_all_snrs():
     "The SNR is traced: a range of SNRs compiles once."
     run = partial(pusch.simulate, jax.random.key(0), pusch.Link(SMALL), batch=4)
     run(10.0)
-    before = pusch.simulate._cache_size()
+    before = pusch._simulate._cache_size()
     assert run(11.0).ok.all() and not run(-20.0).ok.any()
-    assert pusch.simulate._cache_size() == before
+    assert pusch._simulate._cache_size() == before
