@@ -9,11 +9,10 @@ __all__ = ['Stages', 'stack_stages', 'pipelined', 'bubble_fraction', 'pipeline_s
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec as P
@@ -29,7 +28,7 @@ class Stages(NamedTuple):
     runs: tuple[Callable, ...]  # of each stage: (weights, activations) -> activations
     shapes: tuple[tuple[int, ...], ...]  # of an image's activations, before and after each
 
-
+# %% ../../nbs/53_split/04_pipeline.ipynb #ce4e5466
 def _flat(x, width: int):
     "Activations as padded rows."
     rows = x.reshape(len(x), -1)
@@ -49,7 +48,7 @@ def _stage(module: Chain, before: tuple[int, ...], width: int) -> tuple[Array, C
 
     return flat, run
 
-# %% ../../nbs/53_split/04_pipeline.ipynb #ce4e5466
+# %% ../../nbs/53_split/04_pipeline.ipynb #57cd0a2f
 def stack_stages(
     modules: Sequence[Chain],
     shape: tuple[int, ...],  # of an image's activations before the first
@@ -66,7 +65,7 @@ def stack_stages(
     weights = jnp.stack([jnp.pad(flat, (0, longest - flat.size)) for flat, _ in each])
     return Stages(weights, tuple(run for _, run in each), tuple(shapes))
 
-# %% ../../nbs/53_split/04_pipeline.ipynb #8a8acc09
+# %% ../../nbs/53_split/04_pipeline.ipynb #93ccdf24
 def pipelined(
     stages: Stages,
     mesh: Mesh,  # with an axis `stage` as long as there are stages
@@ -96,7 +95,7 @@ def pipelined(
 
     return whole
 
-# %% ../../nbs/53_split/04_pipeline.ipynb #ed6189c3
+# %% ../../nbs/53_split/04_pipeline.ipynb #5a6e1606
 def bubble_fraction(stages: int, micros: int) -> float:
     "Share of the time in which a stage of a pipeline of equal stages is idle (@eq-pipeline)."
     return (stages - 1) / (micros + stages - 1)
