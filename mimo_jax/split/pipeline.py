@@ -50,7 +50,7 @@ def _stage(module: Chain, before: tuple[int, ...], width: int) -> tuple[Array, C
 
 # %% ../../nbs/53_split/04_pipeline.ipynb #57cd0a2f
 def stack_stages(
-    modules: Sequence[Chain],
+    modules: Sequence[Chain],  # one for each stage
     shape: tuple[int, ...],  # of an image's activations before the first
 ) -> Stages:
     "The stages of a pipeline."
