@@ -67,7 +67,7 @@ def mixed_shares(
 def dirichlet_shares(
     kinds: Shaped[np.ndarray, "sample"],  # of each row: a number or a name
     ues: int,
-    concentration: float,  # > 0; the smaller, the less alike the UEs
+    concentration: float,  # positive; the smaller, the less alike the UEs
     seed: int = 0,  # of shares and order
 ) -> Shares:
     """Rows of each kind, shared out by a Dirichlet law. Raises `ValueError` for a concentration
