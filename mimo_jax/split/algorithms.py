@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATER', 'ALGORITHMS', 'Crossing', 'Algorithm', 'Federation', 'FederatedState', 'begin_federation', 'relative_error',
-           'train_rounds', 'Exchange', 'exchange_activations', 'round_messages', 'exchanged_numbers', 'errors_by_ue']
+           'train_rounds', 'Exchange', 'exchange_activations', 'round_messages', 'exchanged_numbers', 'Scores',
+           'scores_by_ue', 'errors_by_ue']
 
 # %% ../../nbs/53_split/03_algorithms.ipynb #1db2671e
 from collections.abc import Callable, Sequence
@@ -347,14 +348,21 @@ def exchanged_numbers(messages: Exchange, ues: int) -> int:
     return ues * sum(leaf.size for leaf in jax.tree.leaves(messages))
 
 # %% ../../nbs/53_split/03_algorithms.ipynb #6d82dcad
+class Scores(NamedTuple):
+    "How well each UE's channels are reconstructed, linear units."
+
+    nmse: Float[Array, "ue"]  # of the channel
+    loss: Float[Array, "ue"]  # of the image as it is (eq. 2)
+
+
 @partial(jax.jit, static_argnames=("federation", "graphs"))
-def errors_by_ue(
+def scores_by_ue(
     federation: Federation,
     graphs: Parts,
     state: FederatedState,
     images: Float[Array, "ue test angle delay 2"],  # of each UE, unseen
-) -> Float[Array, "ue"]:
-    "Each UE's NMSE of the channel, linear units, with running moments in the batch norms."
+) -> Scores:
+    "Scores of every UE, with running moments in the batch norms."
     (own, shared), (m_own, m_shared) = (_apart(federation, p) for p in state[:2])
 
     def one(ue):
@@ -364,6 +372,11 @@ def errors_by_ue(
             module = nnx.merge(graph, weights, own_moments)
             module.eval()
             y = module(y)
-        return jnp.mean(jnp.sum((y - x) ** 2, (1, 2, 3)) / jnp.sum((x - 0.5) ** 2, (1, 2, 3)))
+        return Scores(relative_error(x - 0.5, y - 0.5), relative_error(x, y))
 
     return jax.lax.map(one, (own, m_own, images))
+
+
+def errors_by_ue(federation: Federation, graphs: Parts, state: FederatedState, images):
+    "Each UE's NMSE of the channel alone; arguments as of `scores_by_ue`."
+    return scores_by_ue(federation, graphs, state, images).nmse
