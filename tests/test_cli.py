@@ -200,7 +200,7 @@ def test_a_signal_ends_in_one_line_and_keeps_what_was_finished(tmp_path, sent, c
 
 
 def test_every_chapter_has_an_experiment_claims_and_patterns_that_match():
-    assert {"autoencoder", "csi"} <= set(cli.CHAPTERS)
+    assert {"autoencoder", "csi", "split"} <= set(cli.CHAPTERS)
     assert list(cli.CHAPTERS.values()) == sorted(cli.CHAPTERS.values())
     for chapter in cli.CHAPTERS:
         facts, ids = claims_file(chapter), {claim.id for claim in claims(chapter)}

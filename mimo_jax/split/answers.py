@@ -46,7 +46,13 @@ def _least(every: Iterable[np.ndarray]) -> Measured:
     "The least of several means over seeds, with its interval."
     return min(map(_over_seeds, every), key=lambda measured: measured.value)
 
-# %% ../../nbs/53_split/10_answers.ipynb #da2b91ce
+# %% ../../nbs/53_split/10_answers.ipynb #4912114a
+def _shifted(measured: Measured, by: float) -> Measured:
+    "A value and its interval, moved."
+    value, *ends = (None if number is None else number + by for number in measured[:3])
+    return Measured(value, *ends)
+
+# %% ../../nbs/53_split/10_answers.ipynb #65b0f72d
 def _seeds(results: Results, *where) -> list[dict]:
     "The points of all seeds of a place; of FedProx with one local step, FedAvg's."
     names = [TWINS.get(str(part), str(part)) if where[0] != "local" else str(part)
@@ -69,7 +75,7 @@ def _spread(results: Results, *where) -> np.ndarray:
     last = np.array([point["loss"][-1] for point in _seeds(results, *where)])
     return last.std(1, ddof=1) / last.mean(1)
 
-# %% ../../nbs/53_split/10_answers.ipynb #65b0f72d
+# %% ../../nbs/53_split/10_answers.ipynb #d76c388c
 def _loss_at(point: dict, rounds: float) -> float:
     "Mean loss after so many rounds, in dB, between the tests along a line; not after the last."
     return float(np.interp(rounds, point["rounds"], _db(np.mean(point["loss"], 1))))
@@ -87,7 +93,7 @@ def _rounds_to(point: dict, loss_db: float) -> float:
     (a, b), (high, low) = rounds[last - 1 : last + 1], losses[last - 1 : last + 1]
     return float(a + (b - a) * (high - loss_db) / (high - low))
 
-# %% ../../nbs/53_split/10_answers.ipynb #3a594948
+# %% ../../nbs/53_split/10_answers.ipynb #9701dd51
 def _at_equal_exchange(results: Results, kind: str, length: int, other: str) -> np.ndarray:
     "By how many dB another algorithm's loss is above CSILocal's, by seed."
     margins = []
@@ -108,7 +114,7 @@ def _panel(results: Results, kind: str, length: int) -> dict[str, Measured]:
             "lowest": _least(_at_equal_exchange(results, kind, length, name) for name in others),
             "similar": _over_seeds(SIMILAR_DB - np.max(behind, 0))}
 
-# %% ../../nbs/53_split/10_answers.ipynb #9701dd51
+# %% ../../nbs/53_split/10_answers.ipynb #276a88cc
 def _exchange(results: Results) -> dict[str, Measured]:
     "The text's numbers: exchanged until the loss of panel f is reached, in billions."
     found, place = {}, PANELS["f"]
@@ -121,8 +127,8 @@ def _exchange(results: Results) -> dict[str, Measured]:
                                     Measured(None, reason=f"{name} stays above this loss"))
         both = (_seeds(results, "until", of) or _seeds(results, *place, of)
                 for of in (name, "csilocal"))
-        found[f"times.{name}"] = _over_seeds(map(_ratio, zip(*both, strict=True)))
-    del found["times.csilocal"]  # 1
+        times = _over_seeds(map(_ratio, zip(*both, strict=True)))
+        found |= {f"times.{name}": times, f"more.{name}": _shifted(times, -1.0)}
     ahead = [_final(results, *place, "csilocal") - _final(results, *place, name)
              for name in ("fedavg", "fedprox")]
     return found | {"outperform": _least(ahead)}
@@ -134,7 +140,7 @@ def _ratio(pair: Sequence[dict]) -> float:
     cost = [_rounds_to(point, target) * point["exchanged"]["paper"] for point in pair]
     return cost[0] / cost[1]
 
-# %% ../../nbs/53_split/10_answers.ipynb #c0a1b4c7
+# %% ../../nbs/53_split/10_answers.ipynb #624048ab
 def _between(results: Results, lengths: Sequence[int]) -> dict[str, Measured]:
     "What the text says of kinds of channels and of lengths."
     loss = {(k, c): _final(results, k, c, "csilocal") for k in KINDS for c in lengths}
@@ -160,7 +166,7 @@ def _restless(results: Results, kind: str) -> np.ndarray:
     steps = np.diff(curves, axis=1)
     return np.maximum(steps, 0).sum(1) / np.abs(steps).sum(1)
 
-# %% ../../nbs/53_split/10_answers.ipynb #4f218a74
+# %% ../../nbs/53_split/10_answers.ipynb #72ef26ef
 def _local(results: Results) -> dict[str, Measured]:
     "What local steps change, and the proximal term with them."
     place, found = PANELS["d"], {}
@@ -172,7 +178,7 @@ def _local(results: Results) -> dict[str, Measured]:
         found[f"saving.{name}"] = _over_seeds([1 / _ratio(pair) for pair in same])
     return found
 
-# %% ../../nbs/53_split/10_answers.ipynb #ff39b0e7
+# %% ../../nbs/53_split/10_answers.ipynb #bb6ec42a
 PRINTED = {"indoor.b400": (0.0560, 0.0583), "outdoor.b400": (0.0561, 0.0582),
            "indoor.b800": (0.0952, 0.1160), "outdoor.b800": (0.0951, 0.1160)}  # seconds
 
@@ -185,7 +191,10 @@ def _pipelines(results: Results) -> dict[str, Measured]:
             _, length, batch = name.split("/")
             pair = (np.array(point[which]) for which in ("with_s", "without_s"))
             ratios[f"c{length}.b{batch}"] = np.divide(*pair)
-    found = {f"ratio.{name}": _over_seeds(ratio) for name, ratio in ratios.items()}
+    found = {f"{where}.ratio.{name}": _over_seeds(ratio) for name, ratio in ratios.items()
+             for where in ("indoor", "outdoor")}  # the channels do not change the time
+    if ratios:
+        found["faster"] = _least(1 - ratio for ratio in ratios.values())
     more = [ratios[f"c{c}.b400"] - ratios[f"c{c}.b800"] for c in PANEL_LENGTHS
             if f"c{c}.b800" in ratios]
     return found | ({"larger_batch": _least(more)} if more else {})
@@ -199,12 +208,12 @@ def _printed() -> dict[str, Measured]:
         found[f"reduction.{name}"] = Measured(100 * (1 - piped / alone))
     return found
 
-# %% ../../nbs/53_split/10_answers.ipynb #08c9c4e7
+# %% ../../nbs/53_split/10_answers.ipynb #8ee7cd75
 def answers(
     results: Results,  # values of a run's points
 ) -> dict[str, Measured]:
     "Every answer of the chapter that the points of a run allow, by claim."
-    found = {"table1": _printed() | _pipelines(results), "fig5": {}, "fig6": {}, "text": {}}
+    found = {"table1": _printed() | _pipelines(results), "fig6": {}, "text": {}}
     for panel, place in PANELS.items():
         if all(_seeds(results, *place, name) for name in DISTINCT[:2]):
             found["fig6"] |= {f"{panel}.{quantity}": answer
@@ -213,7 +222,7 @@ def answers(
         found["text"] |= _exchange(results)
     lengths = sorted({int(name.split("/")[1]) for name in results if name.startswith("noniid/")})
     if len(lengths) > 1 and all(_seeds(results, k, c, "csilocal") for k in KINDS for c in lengths):
-        found["fig5"] |= _between(results, lengths)
+        found["text"] |= _between(results, lengths)
     if all(_seeds(results, "local", name) for name in LOCAL):
         found["text"] |= _local(results)
     return {f"split.{place}.{name}": answer for place, named in found.items()
