@@ -25,7 +25,7 @@ from .. import checkpoint
 from .csinet import CsiArchitecture, CsiNet, Network
 from .families import FAMILIES, CLNet, CRNet, network
 from .pruning import PRUNED, GroupedDense
-from ..data.formats import check_stored
+from ..data.formats import check_hdf5, check_stored
 from ..layers import Conv, Dense
 
 # %% ../../nbs/52_csi/09_checkpoints.ipynb #7344aeab
@@ -106,6 +106,7 @@ def keras_layers(path: Path) -> list[Layer]:
 
     if not Path(path).exists():
         raise FileNotFoundError(f"no Keras weights at {path}")
+    check_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
             root: Any = file["model_weights"] if "model_weights" in file else file
