@@ -106,6 +106,17 @@ def libri(folder, n=3, rate=16000):
 # CSI
 
 
+@pytest.mark.parametrize("look, said", [("import time; time.sleep(60)", "HDF5 finds no end in it"),
+                                        ("import os; os.abort()", "HDF5 stops with -6")])
+def test_an_hdf5_file_that_hangs_or_kills_the_library_is_refused(look, said, tmp_path, monkeypatch):
+    mat73(tmp_path / "x.mat")
+    formats.check_hdf5(tmp_path / "x.mat")
+    monkeypatch.setattr(formats, "LOOK", look)
+    monkeypatch.setattr(formats, "HDF5_LIMIT_S", 2.0)
+    with pytest.raises(ValueError, match=f"x.mat is damaged: {said}"):
+        formats.read_mat(tmp_path / "x.mat", "HT", IMAGES.shape[1])
+
+
 @pytest.mark.parametrize("write", [mat5, functools.partial(mat5, compress=False), mat73])
 def test_both_mat_formats_hold_the_same_images(write, tmp_path):
     write(tmp_path / "x.mat")

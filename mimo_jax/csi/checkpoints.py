@@ -106,8 +106,8 @@ def keras_layers(path: Path) -> list[Layer]:
 
     if not Path(path).exists():
         raise FileNotFoundError(f"no Keras weights at {path}")
-    check_hdf5(path)
     try:
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
             root: Any = file["model_weights"] if "model_weights" in file else file
             layers = [root[_text(name)] for name in root.attrs["layer_names"]]
