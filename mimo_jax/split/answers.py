@@ -99,8 +99,9 @@ def _at_equal_exchange(results: Results, kind: str, length: int, other: str) -> 
     margins = []
     for own, their in zip(_seeds(results, kind, length, "csilocal"),
                           _seeds(results, kind, length, other), strict=True):
-        budget = own["rounds"][-1] * own["exchanged"]["paper"] / their["exchanged"]["paper"]
-        margins.append(_loss_at(their, budget) - _loss_at(own, own["rounds"][-1]))
+        end = float(own["rounds"][-1])
+        budget = end * own["exchanged"]["paper"] / their["exchanged"]["paper"]
+        margins.append(_loss_at(their, budget) - _loss_at(own, end))
     return np.array(margins)
 
 
@@ -128,7 +129,8 @@ def _exchange(results: Results) -> dict[str, Measured]:
         both = (_seeds(results, "until", of) or _seeds(results, *place, of)
                 for of in (name, "csilocal"))
         times = _over_seeds(map(_ratio, zip(*both, strict=True)))
-        found |= {f"times.{name}": times, f"more.{name}": _shifted(times, -1.0)}
+        if name != "csilocal":
+            found |= {f"times.{name}": times, f"more.{name}": _shifted(times, -1.0)}
     ahead = [_final(results, *place, "csilocal") - _final(results, *place, name)
              for name in ("fedavg", "fedprox")]
     return found | {"outperform": _least(ahead)}
