@@ -224,7 +224,7 @@ def save_federation(
 
 
 def load_federation(
-    folder: Path,
+    folder: Path | None,  # None: start
     plan: SplitPlan,
     channels: list[str] | None = None,  # fingerprints that they must have
 ) -> tuple[Parts, FederatedState, Float[np.ndarray, "round ue"]]:
@@ -232,8 +232,8 @@ def load_federation(
     `ValueError` naming a file that is damaged, missing or of another federation."""
     graphs, state = begin_federation(plan.federation, plan.modules())
     ues, base = take_apart(plan.federation, state, np.zeros((0, plan.federation.ues), np.float32))
-    found = load_base(folder, plan, base)
-    if found is not None:
+    found = load_base(folder, plan, base) if folder else None
+    if folder and found is not None:
         ues = [_of_round(folder, plan, ue, own, len(found.losses), channels)
                for ue, own in enumerate(ues)]
         state = put_together(plan.federation, ues, found)

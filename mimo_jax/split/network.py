@@ -6,8 +6,9 @@
 __all__ = ['ROUND', 'HEADER_BYTES', 'Answers', 'Ask', 'LOSS', 'PAUSE_S', 'KEY_FILES', 'DAYS', 'NEW_KEY', 'LOOPBACK', 'NAMESPACE',
            'STORE_BYTES', 'Refused', 'pack', 'unpack', 'draw_own', 'OwnHistory', 'UserEquipment', 'ByActivations',
            'ByCopies', 'ue_kind', 'Patience', 'RoundReport', 'Talk', 'BaseStation', 'run_round', 'Here', 'make_keys',
-           'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'local_cluster', 'OverRay', 'start_ue',
-           'start_base_station', 'train_to']
+           'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'local_cluster', 'end_of', 'own_address',
+           'joined_cluster', 'OverRay', 'has_joined', 'about_federation', 'rounds_of', 'start_ue', 'start_base_station',
+           'train_to']
 
 # %% ../../nbs/53_split/07_network.ipynb #6419233e
 import os
@@ -15,25 +16,27 @@ import secrets
 import socket
 import ssl
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from .algorithms import _apart, _differentiate, _joined, _local_steps, _run, _sum
-from .algorithms import begin_federation, relative_error
+from .algorithms import _apart, _differentiate, _joined, _local_steps, _run
+from .algorithms import begin_federation, relative_error, round_messages
 from .checkpoints import OwnState, SharedState, SplitPlan, fingerprint, load_base
 from .checkpoints import load_ue, save_base, save_ue, take_apart
 from .model import Parts
@@ -63,7 +66,9 @@ def unpack(
     "The pytree of a message. Raises `Refused` saying what is wrong with it."
     leaves, structure = jax.tree.flatten(like)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    if type(content) is not bytes or len(content) > size + HEADER_BYTES:
+    if not isinstance(content, bytes):
+        raise Refused(f"{what} is no message, but a {type(content).__name__}")
+    if len(content) > size + HEADER_BYTES:
         raise Refused(f"{what}: {len(content)} bytes, at most {size + HEADER_BYTES} are due")
     try:
         arrays = load_arrays(content)
@@ -136,7 +141,7 @@ def _local(federation, graphs, own: OwnState, params, moments, images):
     if federation.rule.exchange == "parameters":
         (after, a, optimizer), losses = _local_steps(
             federation, graphs, params, (*joined, own.optimizer), images)
-        (mine, sent), loss = _apart(federation, after), jnp.mean(losses)
+        (mine, sent), loss = _apart(federation, Parts(*after)), jnp.mean(losses)
     else:
         (loss, a), gradient = _differentiate(*joined, graphs, images[0])
         g_own, sent = _apart(federation, gradient)
@@ -183,7 +188,11 @@ class UserEquipment:
         channels: Callable[[], Any],  # loads them, in the UE's own process
         folder: Path | None = None,  # of its files
     ):
-        self.plan, self.ue, self.due, self.begun = plan, ue, None, None
+        self.plan, self.ue = plan, ue
+        self.due: Any = None  # the next round
+        self.begun: Any = None  # the round that runs, with what it needs:
+        self.own: Any = None
+        self.x: Any = None
         self.images = np.asarray(channels(), np.float32)
         alone = replace(plan.federation, ues=1)
         self.graphs, state = begin_federation(alone, plan.modules())
@@ -198,6 +207,10 @@ class UserEquipment:
                 raise Refused(f"UE {self.ue}: {name} is {facts.get(name)!r} at the base station "
                               f"and {value!r} here")
         self.due = number
+
+    def rounds(self) -> int:
+        "Rounds after which it last took part."
+        return max(self.history.states)
 
 # %% ../../nbs/53_split/07_network.ipynb #e3fbf96c
 def _begin(ue: UserEquipment, number: int, since: int) -> None:
@@ -320,7 +333,7 @@ class Talk:
             return None
         if like is None:
             return True
-        self.up_bytes += len(answer)
+        self.up_bytes += len(answer) if isinstance(answer, bytes) else 0
         try:
             return unpack(answer, like, self.number, f"what UE {ue} sent")
         except Refused as wrong:
@@ -383,8 +396,8 @@ class BaseStation:
         patience: Patience = Patience(),
         folder: Path | None = None,  # of its file
     ):
-        self.plan, self.ask, self.patience, self.folder = plan, ask, patience, folder
-        alone, self.greeted = replace(plan.federation, ues=1), set()
+        self.plan, self.ask, self.image, self.folder = plan, ask, image, folder
+        self.patience, self.greeted, alone = patience, set(), replace(plan.federation, ues=1)
         self.graphs, state = begin_federation(alone, plan.modules())
         self.messages = round_messages(alone, self.graphs, state, image)
         _, start = take_apart(alone, state, np.zeros((0, 1), np.float32))
@@ -399,6 +412,10 @@ class BaseStation:
     def round(self) -> RoundReport:
         "One round. Raises `RuntimeError` once patience is at its end."
         return run_round(self)
+
+    def about(self) -> tuple[SplitPlan, tuple[int, ...]]:
+        "What a UE needs to know to join."
+        return self.plan, self.image
 
 # %% ../../nbs/53_split/07_network.ipynb #2475df15
 def _try(base: BaseStation, talk: Talk):
@@ -436,7 +453,7 @@ def run_round(base: BaseStation) -> RoundReport:
         if done and (not talk.absent or base.patience.late == "drop"):
             break
         if time.monotonic() - began > base.patience.give_up_s:
-            reasons = "; ".join(f"UE {ue}: {why}" for ue, why in talk.absent.items())
+            reasons = "; ".join(f"UE {ue}: {why}" for ue, why in sorted(talk.absent.items()))
             raise RuntimeError(f"round {talk.number} cannot be done: {reasons}")
         base.greeted.clear()
         time.sleep(PAUSE_S)
@@ -587,7 +604,7 @@ NAMESPACE = "mimo_jax"
 STORE_BYTES = 2**27  # of memory that Ray shares between processes of a machine
 
 
-def need_ray():
+def need_ray() -> Any:
     "Ray. Raises `ImportError` that says how to get it."
     try:
         import ray
@@ -623,7 +640,75 @@ def _address(ray, address: str, host: str) -> str:
                            "start in a fresh process")
     return address
 
-# %% ../../nbs/53_split/07_network.ipynb #c5cc9e2b
+# %% ../../nbs/53_split/07_network.ipynb #b6422ae6
+_JOIN = "import sys, ray; ray.init(address=sys.argv[1], logging_level='ERROR')"
+_NODE = ("start", "--num-cpus=1", "--disable-usage-stats", "--block",
+         f"--object-store-memory={STORE_BYTES}")
+
+
+def _check_token(address: str) -> None:
+    "Raise `Refused` where the base station does not know our token."
+    child = subprocess.Popen([sys.executable, "-c", _JOIN, address], stderr=subprocess.PIPE,
+                             stdout=subprocess.DEVNULL, text=True)
+    end = threading.Timer(30, child.kill)
+    with child, end_of(end):
+        for line in child.stderr or ():
+            if "InvalidAuthToken" in line or "AuthenticationError" in line:
+                child.kill()
+                raise Refused(f"{address} does not know our token: use keys that this base "
+                              "station signed")
+
+
+@contextmanager
+def end_of(timer: threading.Timer) -> Iterator[None]:
+    "A timer that is canceled in the end."
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+# %% ../../nbs/53_split/07_network.ipynb #81289eef
+@contextmanager
+def _node(address: str, own: str) -> Iterator[None]:
+    "A node of Ray on this machine, as long as the block runs."
+    ray = [sys.executable, "-m", "ray.scripts.scripts", *_NODE]
+    child = subprocess.Popen([*ray, f"--address={address}", f"--node-ip-address={own}"],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(5)
+        yield
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def own_address(address: str) -> str:
+    "The address that this machine has towards another."
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))
+        return probe.getsockname()[0]
+
+
+@contextmanager
+def joined_cluster(address: str, keys: Path | None = None) -> Iterator[None]:
+    """Be part of the federation at an address. Raises `ValueError` where nobody answers, and
+    `Refused` where certificate or token are wrong."""
+    check_reachable(address, keys)
+    host, own = address.rpartition(":")[0], own_address(address)
+    with _environment(ray_environment(host, keys)):
+        _check_token(address)
+        ray = need_ray()
+        with nullcontext() if own == host else _node(address, own):
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False,
+                     logging_level="ERROR", _node_ip_address=own)
+            try:
+                yield
+            finally:
+                ray.shutdown()
+
+# %% ../../nbs/53_split/07_network.ipynb #d8a1696c
 @dataclass
 class OverRay:
     "Carries messages to the actors of the UEs."
@@ -665,10 +750,10 @@ class OverRay:
             self.actors.pop(ue)
             return ConnectionError("its process is gone")
 
-# %% ../../nbs/53_split/07_network.ipynb #b6422ae6
+# %% ../../nbs/53_split/07_network.ipynb #cd8ea250
 def _start(kind: type, name: str, *arguments: Any) -> Any:
-    """An actor, which Ray restarts and ends with the last handle to it. Raises `ValueError` where its name is taken, or with what its
-    constructor said."""
+    """An actor, which Ray restarts, and ends with the last handle to it. Raises `ValueError`
+    where its name is taken, or with what its constructor said."""
     ray = need_ray()
     try:
         remote = ray.remote(num_cpus=0, max_restarts=-1)(kind)
@@ -682,6 +767,27 @@ def _start(kind: type, name: str, *arguments: Any) -> Any:
     return actor
 
 
+def has_joined(ue: int | None) -> bool:
+    "Whether a UE, or for None the base station, is there."
+    try:
+        return bool(need_ray().get_actor("base-station" if ue is None else f"ue-{ue}"))
+    except ValueError:
+        return False
+
+
+def about_federation() -> tuple[SplitPlan, tuple[int, ...]]:
+    "Plan and shape of images of the federation that was joined. Raises `ValueError` for none."
+    ray = need_ray()
+    if not has_joined(None):
+        raise ValueError("no base station is there: start one with  mimo-jax split serve")
+    return ray.get(ray.get_actor("base-station").about.remote())
+
+
+def rounds_of(ue: Any) -> int:
+    "Rounds after which a UE's actor last took part."
+    return need_ray().get(ue.rounds.remote())
+
+# %% ../../nbs/53_split/07_network.ipynb #8a8c7979
 def start_ue(
     plan: SplitPlan,
     ue: int,
@@ -702,7 +808,7 @@ def start_base_station(
     ask = OverRay(patience.deadline_s)
     return _start(BaseStation, "base-station", plan, ask, image, patience, folder)
 
-# %% ../../nbs/53_split/07_network.ipynb #81289eef
+# %% ../../nbs/53_split/07_network.ipynb #3e48c5ec
 def train_to(
     base: Any,  # actor of a base station
     last: int,  # rounds that shall be done in the end
