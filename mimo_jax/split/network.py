@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,7 @@ def pack(number: int, tree: Any) -> bytes:
 
 
 def unpack(
-    content: bytes,
+    content: Any,  # what came; only bytes can be a message
     like: Any,  # pytree of arrays or shapes
     number: int,  # round that is due
     what: str,  # named in errors
@@ -615,6 +616,14 @@ def need_ray() -> Any:
 
 
 @contextmanager
+def _forking() -> Iterator[None]:
+    "Ray forks only to start other programs, which JAX cannot know: without its warning."
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"os.fork\(\) was called", RuntimeWarning)
+        yield
+
+
+@contextmanager
 def local_cluster(host: str = LOOPBACK, port: int = 0, keys: Path | None = None) -> Iterator[str]:
     """Ray's processes on this machine; yields the address where others join. Raises `ValueError`
     for an address beyond this machine without keys."""
@@ -624,9 +633,11 @@ def local_cluster(host: str = LOOPBACK, port: int = 0, keys: Path | None = None)
     variables = ray_environment(host, keys) | ({"RAY_GCS_SERVER_PORT": str(port)} if port else {})
     with _environment(variables):
         ray = need_ray()
-        started = ray.init(
-            num_cpus=1, include_dashboard=False, object_store_memory=STORE_BYTES,
-            _node_ip_address=host, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        with _forking():
+            started = ray.init(
+                num_cpus=1, include_dashboard=False, object_store_memory=STORE_BYTES,
+                _node_ip_address=host, namespace=NAMESPACE, log_to_driver=False,
+                logging_level="ERROR")
         try:
             yield _address(ray, started.address_info["address"], host)
         finally:
