@@ -337,7 +337,7 @@ def _wait_for(ues: int, there: bool) -> None:
 
     end = time.monotonic() + (JOIN_S if there else LEAVE_S)
     for ue in range(ues):
-        while network.has_joined(ue) != there and time.monotonic() < end:
+        while network.has_joined(ue, there) != there and time.monotonic() < end:
             time.sleep(POLL_S)
         if there and not network.has_joined(ue):
             raise RuntimeError(f"UE {ue} did not join within {JOIN_S:g} s")

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROUND', 'HEADER_BYTES', 'Answers', 'Ask', 'LOSS', 'PAUSE_S', 'KEY_FILES', 'DAYS', 'NEW_KEY', 'LOOPBACK', 'NAMESPACE',
-           'STORE_BYTES', 'Refused', 'pack', 'unpack', 'draw_own', 'OwnHistory', 'UserEquipment', 'ByActivations',
-           'ByCopies', 'ue_kind', 'Patience', 'RoundReport', 'Talk', 'BaseStation', 'run_round', 'Here', 'make_keys',
-           'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'local_cluster', 'end_of', 'own_address',
-           'joined_cluster', 'OverRay', 'has_joined', 'about_federation', 'rounds_of', 'start_ue', 'start_base_station',
-           'train_to']
+           'READY_S', 'STORE_BYTES', 'Refused', 'pack', 'unpack', 'draw_own', 'OwnHistory', 'UserEquipment',
+           'ByActivations', 'ByCopies', 'ue_kind', 'Patience', 'RoundReport', 'Talk', 'BaseStation', 'run_round',
+           'Here', 'make_keys', 'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'local_cluster',
+           'end_of', 'own_address', 'joined_cluster', 'OverRay', 'has_joined', 'about_federation', 'rounds_of',
+           'start_ue', 'start_base_station', 'train_to']
 
 # %% ../../nbs/53_split/07_network.ipynb #6419233e
 import os
+import re
 import secrets
 import socket
 import ssl
@@ -501,7 +502,10 @@ def make_keys(
     issuer: Path | None = None,  # folder of the base station's keys; None for its own
 ) -> Path:
     """Keys of one machine: a certificate for its address and the federation's token.
-    Raises `RuntimeError` where openssl is missing or refuses."""
+    Raises `ValueError` for a host that is no name or address, `RuntimeError` where openssl is
+    missing or refuses."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", host):
+        raise ValueError(f"host {host!r}: give a name or an IPv4 address")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     ca = Path(issuer) if issuer else folder
@@ -579,8 +583,7 @@ def check_reachable(address: str, keys: Path | None = None, timeout_s: float = 5
     try:
         with socket.create_connection((host, int(port)), timeout_s) as plain:
             with _encrypted(plain, host, keys) as line:
-                line.settimeout(timeout_s)
-                answer = line.recv(1)
+                answer = _first_byte(line)
     except ssl.SSLError as wrong:
         raise Refused(f"{address}: the certificate was refused ({wrong.reason}); use keys that "
                       "this base station signed") from None
@@ -590,6 +593,14 @@ def check_reachable(address: str, keys: Path | None = None, timeout_s: float = 5
     if not answer:
         raise Refused(f"{address} closed the connection: "
                       + ("use keys that this base station signed" if keys else "it needs keys"))
+
+
+def _first_byte(line: socket.socket) -> bytes:
+    "What is said first; nothing where the other side waits for a certificate."
+    try:
+        return line.recv(1)
+    except TimeoutError:
+        return b""
 
 
 def _encrypted(plain: socket.socket, host: str, keys: Path | None) -> socket.socket:
@@ -602,6 +613,7 @@ def _encrypted(plain: socket.socket, host: str, keys: Path | None) -> socket.soc
 
 # %% ../../nbs/53_split/07_network.ipynb #18b8499c
 NAMESPACE = "mimo_jax"
+READY_S = 5.0  # for a sign of life
 STORE_BYTES = 2**27  # of memory that Ray shares between processes of a machine
 
 
@@ -778,12 +790,16 @@ def _start(kind: type, name: str, *arguments: Any) -> Any:
     return actor
 
 
-def has_joined(ue: int | None) -> bool:
-    "Whether a UE, or for None the base station, is there."
+def has_joined(ue: int | None, ready: bool = False) -> bool:
+    "Whether a UE, or for None the base station, is there, and if asked for ready."
+    ray = need_ray()
     try:
-        return bool(need_ray().get_actor("base-station" if ue is None else f"ue-{ue}"))
-    except ValueError:
+        actor = ray.get_actor("base-station" if ue is None else f"ue-{ue}", namespace=NAMESPACE)
+        if ready:
+            ray.get(actor.rounds.remote(), timeout=READY_S)
+    except (ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
         return False
+    return True
 
 
 def about_federation() -> tuple[SplitPlan, tuple[int, ...]]:
@@ -791,7 +807,7 @@ def about_federation() -> tuple[SplitPlan, tuple[int, ...]]:
     ray = need_ray()
     if not has_joined(None):
         raise ValueError("no base station is there: start one with  mimo-jax split serve")
-    return ray.get(ray.get_actor("base-station").about.remote())
+    return ray.get(ray.get_actor("base-station", namespace=NAMESPACE).about.remote())
 
 
 def rounds_of(ue: Any) -> int:
