@@ -62,7 +62,8 @@ def test_a_killed_training_resumes_to_the_same_curve(tmp_path):
 
 @pytest.mark.parametrize("arguments, said", [
     (["train", "--ues", 2, "--data", "my.npz"], "3 labels for 2 UEs"),
-    (["train", "--cuts", "compress", "moon", "--data", "my.npz"], "choose from features, compress"),
+    (["train", "--cuts", "compress", "moon", "--data", "my.npz", *SMALL],
+     "choose from features, compress"),
     (["train", "--smashed", 999, "--data", "my.npz"], "at most the 128 numbers of an image"),
     (["train", "--algorithm", "magic"], "'csilocal', 'fedavg'"),
     (["train", "--data", "none.npz"], "none.npz"),

@@ -201,7 +201,7 @@ def _train(plan, images, shares, tests, rounds: int, out: Path | None, bar: bool
                 checkpoints.save_federation(out, plan, state, losses, names)
             progress("rounds", len(losses) / rounds)
         if out:
-            checkpoints.drop_earlier(out)
+            checkpoints.finish_federation(out, plan, state, losses, names)
     errors = algorithms.errors_by_ue(plan.federation, graphs, state, tests)
     return losses, [float(db(error)) for error in errors]
 

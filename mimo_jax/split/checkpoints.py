@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SplitPlan', 'OwnState', 'SharedState', 'take_apart', 'put_together', 'ue_file', 'base_file', 'fingerprint',
            'own_images', 'save_ue', 'save_base', 'load_ue', 'load_base', 'save_federation', 'load_federation',
-           'drop_earlier']
+           'finish_federation']
 
 # %% ../../nbs/53_split/06_checkpoints.ipynb #482133d8
 import hashlib
@@ -146,8 +146,8 @@ def save_ue(
 ) -> None:
     "Write a UE's file, whole or not at all; the one before is kept."
     path = ue_file(folder, ue)
-    if path.exists():
-        os.replace(path, _earlier(path))
+    if path.exists() and checkpoint.read(path)[0].get("rounds", 0) < rounds:
+        os.replace(path, _earlier(path))  # else a round is made again: replace its file alone
     own = {"kind": "split ue", "ue": ue, "rounds": rounds, "channels": channels}
     checkpoint.save(path, state, plan.facts | own)
 
@@ -250,8 +250,15 @@ def _of_round(folder: Path, plan: SplitPlan, ue: int, like: OwnState, rounds: in
                          f"UE {ue} there is {known}: restore it, or train in another folder")
     return own[1]
 
-
-def drop_earlier(folder: Path) -> None:
-    "Remove the files before the last, once a training is complete."
+# %% ../../nbs/53_split/06_checkpoints.ipynb #3a1b7bfd
+def finish_federation(
+    folder: Path,
+    plan: SplitPlan,
+    state: FederatedState,
+    losses: Float[np.ndarray, "round ue"],  # of all rounds
+    channels: list[str] | None = None,  # fingerprint of each UE's
+) -> None:
+    "Write the files of a training that is complete; the ones before are not needed any more."
+    save_federation(folder, plan, state, losses, channels)
     for path in Path(folder).glob("ue-*.earlier.safetensors"):
         path.unlink()

@@ -718,9 +718,11 @@ def own_address(address: str) -> str:
 def joined_cluster(address: str, keys: Path | None = None) -> Iterator[None]:
     """Be part of the federation at an address. Raises `ValueError` where nobody answers, and
     `Refused` where certificate or token are wrong."""
+    host = address.rpartition(":")[0]
+    variables = ray_environment(host, keys)
     check_reachable(address, keys)
-    host, own = address.rpartition(":")[0], own_address(address)
-    with _environment(ray_environment(host, keys)):
+    own = own_address(address)
+    with _environment(variables):
         _check_token(address)
         ray = need_ray()
         with nullcontext() if own == host else _node(address, own):
