@@ -41,7 +41,10 @@ def ue_here(ue, folder=None, plan=PLAN):
     return network.ue_kind(plan)(plan, ue, lambda: own_images(DATA, SHARES, ue), folder)
 
 
-def here(patience=Patience(give_up_s=0.0), folder=None, plan=PLAN):
+IMPATIENT = Patience(give_up_s=0.0)
+
+
+def here(patience=IMPATIENT, folder=None, plan=PLAN):
     "Both sides in this process."
     ues = {ue: ue_here(ue, folder, plan) for ue in range(3)}
     return BaseStation(plan, Here(ues), IMAGE, patience, folder), ues
@@ -228,7 +231,7 @@ def running(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in TEST_ONLY:  # the processes are a user's
             patch.delenv(name, raising=False)
-        with network.local_cluster(keys=keys) as address:
+        with network.ray_cluster(keys=keys) as address:
             yield Running(folder, address, keys)
 
 

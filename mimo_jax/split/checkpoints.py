@@ -196,7 +196,7 @@ def load_ue(
                 return rounds, checkpoint.restore(like, arrays, path)
     return None
 
-
+# %% ../../nbs/53_split/06_checkpoints.ipynb #19e88b6e
 def load_base(folder: Path, plan: SplitPlan, like: SharedState) -> SharedState | None:
     """State of the base station, None where there is no file. Raises `ValueError` naming a file
     that is damaged, or belongs to another federation."""
@@ -208,7 +208,7 @@ def load_base(folder: Path, plan: SplitPlan, like: SharedState) -> SharedState |
     found = checkpoint.restore(_shape(like)._replace(losses=losses), arrays, path)
     return found._replace(seen=np.asarray(found.seen), losses=np.asarray(found.losses))
 
-# %% ../../nbs/53_split/06_checkpoints.ipynb #f86c4032
+# %% ../../nbs/53_split/06_checkpoints.ipynb #db266a8d
 def save_federation(
     folder: Path,
     plan: SplitPlan,
@@ -239,7 +239,7 @@ def load_federation(
         state = put_together(plan.federation, ues, found)
     return graphs, state, base.losses if found is None else found.losses
 
-# %% ../../nbs/53_split/06_checkpoints.ipynb #db266a8d
+# %% ../../nbs/53_split/06_checkpoints.ipynb #3a1b7bfd
 def _of_round(folder: Path, plan: SplitPlan, ue: int, like: OwnState, rounds: int,
               channels: list[str] | None) -> OwnState:
     "A UE's state after so many rounds. Raises `ValueError` where there is none."
@@ -250,7 +250,7 @@ def _of_round(folder: Path, plan: SplitPlan, ue: int, like: OwnState, rounds: in
                          f"UE {ue} there is {known}: restore it, or train in another folder")
     return own[1]
 
-# %% ../../nbs/53_split/06_checkpoints.ipynb #3a1b7bfd
+# %% ../../nbs/53_split/06_checkpoints.ipynb #4aee2c54
 def finish_federation(
     folder: Path,
     plan: SplitPlan,

@@ -6,7 +6,7 @@
 __all__ = ['ROUND', 'HEADER_BYTES', 'Answers', 'Ask', 'LOSS', 'PAUSE_S', 'KEY_FILES', 'DAYS', 'NEW_KEY', 'LOOPBACK', 'NAMESPACE',
            'READY_S', 'STORE_BYTES', 'Refused', 'pack', 'unpack', 'draw_own', 'OwnHistory', 'UserEquipment',
            'ByActivations', 'ByCopies', 'ue_kind', 'Patience', 'RoundReport', 'Talk', 'BaseStation', 'run_round',
-           'Here', 'make_keys', 'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'local_cluster',
+           'Here', 'make_keys', 'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'ray_cluster',
            'end_of', 'own_address', 'joined_cluster', 'OverRay', 'has_joined', 'about_federation', 'rounds_of',
            'start_ue', 'start_base_station', 'train_to']
 
@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+# %% ../../nbs/53_split/07_network.ipynb #99ae7b49
 from .algorithms import _apart, _differentiate, _joined, _local_steps, _run
 from .algorithms import begin_federation, relative_error, round_messages
 from .checkpoints import OwnState, SharedState, SplitPlan, fingerprint, load_base
@@ -44,7 +45,7 @@ from .checkpoints import load_ue, save_base, save_ue, take_apart
 from .model import Parts
 from .shares import Shares, draw_rows
 
-# %% ../../nbs/53_split/07_network.ipynb #67e09c33
+# %% ../../nbs/53_split/07_network.ipynb #e6895e05
 ROUND = "round"  # what every message carries beside its arrays
 HEADER_BYTES = 65536  # that names and shapes may take
 
@@ -58,7 +59,7 @@ def pack(number: int, tree: Any) -> bytes:
     arrays = {f"{i:04d}": np.asarray(a, order="C") for i, a in enumerate(jax.tree.leaves(tree))}
     return save_arrays(arrays | {ROUND: np.asarray(number, np.int64)})
 
-
+# %% ../../nbs/53_split/07_network.ipynb #8b5b7603
 def unpack(
     content: Any,  # what came; only bytes can be a message
     like: Any,  # pytree of arrays or shapes
@@ -82,7 +83,7 @@ def unpack(
     _check_arrays([arrays[name] for name in sorted(arrays)], leaves, what)
     return jax.tree.unflatten(structure, [arrays[name] for name in sorted(arrays)])
 
-# %% ../../nbs/53_split/07_network.ipynb #e6895e05
+# %% ../../nbs/53_split/07_network.ipynb #a08e4fd9
 def _check_arrays(arrays: list[np.ndarray], leaves: list, what: str) -> None:
     "Raise `Refused` for arrays of other shapes or types, or with NaN or infinities."
     def kinds(each): return [f"{a.dtype} {list(a.shape)}" for a in each]
@@ -94,7 +95,7 @@ def _check_arrays(arrays: list[np.ndarray], leaves: list, what: str) -> None:
     if not all(np.all(np.isfinite(a)) for a in arrays):
         raise Refused(f"{what} holds NaN or infinite values")
 
-# %% ../../nbs/53_split/07_network.ipynb #18c1c995
+# %% ../../nbs/53_split/07_network.ipynb #54edeea7
 def draw_own(
     plan: SplitPlan,
     images: Float[np.ndarray, "sample angle delay 2"],  # of this UE
@@ -108,7 +109,7 @@ def draw_own(
     [key] = plan.keys(number, number + 1)
     return np.asarray(images)[draw_rows(key, same, steps * f.batch)[ue]]
 
-
+# %% ../../nbs/53_split/07_network.ipynb #917cb49e
 @partial(jax.jit, static_argnames=("graph",))
 def _forward(graph, params, moments, x):
     return _run(graph, params, moments, x)
@@ -129,7 +130,7 @@ def _head(graph, params, moments, x, images):
 
     return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
 
-# %% ../../nbs/53_split/07_network.ipynb #f1bf6e93
+# %% ../../nbs/53_split/07_network.ipynb #4d8a299e
 @partial(jax.jit, static_argnames=("federation",))
 def _step(federation, gradient, params, optimizer):
     updates, optimizer = federation.adam.update(gradient, optimizer)
@@ -141,9 +142,9 @@ def _local(federation, graphs, own: OwnState, params, moments, images):
     "A UE's part of a round by gradients or parameters: own state, what it sends, loss."
     joined = _joined(own.params, params), _joined(own.moments, moments)
     if federation.rule.exchange == "parameters":
-        (after, a, optimizer), losses = _local_steps(
-            federation, graphs, params, (*joined, own.optimizer), images)
-        (mine, sent), loss = _apart(federation, Parts(*after)), jnp.mean(losses)
+        found: Any = _local_steps(federation, graphs, params, (*joined, own.optimizer), images)
+        (after, a, optimizer), losses = found
+        (mine, sent), loss = _apart(federation, after), jnp.mean(losses)
     else:
         (loss, a), gradient = _differentiate(*joined, graphs, images[0])
         g_own, sent = _apart(federation, gradient)
@@ -151,7 +152,7 @@ def _local(federation, graphs, own: OwnState, params, moments, images):
     a_own, a_sent = _apart(federation, a)
     return OwnState(mine, a_own, optimizer), (sent, a_sent), loss
 
-# %% ../../nbs/53_split/07_network.ipynb #917cb49e
+# %% ../../nbs/53_split/07_network.ipynb #2a1ca548
 class OwnHistory:
     "A UE's states before and after its last round, and its files."
 
@@ -179,7 +180,7 @@ class OwnHistory:
         if self.folder:
             save_ue(self.folder, self.plan, self.ue, rounds, state, self.name)
 
-# %% ../../nbs/53_split/07_network.ipynb #4d8a299e
+# %% ../../nbs/53_split/07_network.ipynb #9b651d99
 class UserEquipment:
     "A UE's side of a federation. Its channels stay here."
 
@@ -192,9 +193,8 @@ class UserEquipment:
     ):
         self.plan, self.ue = plan, ue
         self.due: Any = None  # the next round
-        self.begun: Any = None  # the round that runs, with what it needs:
-        self.own: Any = None
-        self.x: Any = None
+        self.begun: Any = None  # the round that runs, and what it needs
+        self.own: Any = self.begun
         self.images = np.asarray(channels(), np.float32)
         alone = replace(plan.federation, ues=1)
         self.graphs, state = begin_federation(alone, plan.modules())
@@ -204,17 +204,23 @@ class UserEquipment:
 
     def greet(self, number: int, facts: Mapping[str, Any]) -> None:
         "Agree on a plan and on the next round. Raises `Refused` where plans differ."
-        for name, value in self.plan.facts.items():
-            if facts.get(name) != value:
-                raise Refused(f"UE {self.ue}: {name} is {facts.get(name)!r} at the base station "
-                              f"and {value!r} here")
+        _check_plan(self, facts)
         self.due = number
 
+    def drawn(self) -> np.ndarray:
+        return draw_own(self.plan, self.images, self.ue, self.begun)
+
     def rounds(self) -> int:
-        "Rounds after which it last took part."
         return max(self.history.states)
 
-# %% ../../nbs/53_split/07_network.ipynb #e3fbf96c
+# %% ../../nbs/53_split/07_network.ipynb #53f35747
+def _check_plan(ue: UserEquipment, facts: Mapping[str, Any]) -> None:
+    for name, value in ue.plan.facts.items():
+        if facts.get(name) != value:
+            raise Refused(f"UE {ue.ue}: {name} is {facts.get(name)!r} at the base station "
+                          f"and {value!r} here")
+
+
 def _begin(ue: UserEquipment, number: int, since: int) -> None:
     "Begin a round from the state that the base station counts on. Raises `Refused`."
     if ue.due is None:
@@ -223,7 +229,6 @@ def _begin(ue: UserEquipment, number: int, since: int) -> None:
         raise Refused(f"UE {ue.ue}: round {number} was replayed or is out of order, "
                       f"round {ue.due} is due")
     ue.own, ue.due, ue.begun = ue.history.back_to(since), number + 1, number
-    ue.x = draw_own(ue.plan, ue.images, ue.ue, number)
 
 
 def _received(ue: UserEquipment, number: int, content: bytes, like: Any) -> Any:
@@ -232,7 +237,7 @@ def _received(ue: UserEquipment, number: int, content: bytes, like: Any) -> Any:
         raise Refused(f"UE {ue.ue}: round {number} was not begun")
     return unpack(content, like, number, f"what the base station sent to UE {ue.ue}")
 
-# %% ../../nbs/53_split/07_network.ipynb #9b651d99
+# %% ../../nbs/53_split/07_network.ipynb #46183ffd
 class ByActivations(UserEquipment):
     "A UE of CSILocal."
 
@@ -240,7 +245,7 @@ class ByActivations(UserEquipment):
         "Activations of its encoder, to the tail."
         _begin(self, number, since)
         s, part = self.own, self.graphs.encoder
-        smashed, self.after = _forward(part, s.params.encoder, s.moments.encoder, self.x)
+        smashed, self.after = _forward(part, s.params.encoder, s.moments.encoder, self.drawn())
         return pack(number, smashed)
 
     def head(self, number: int, content: bytes) -> bytes:
@@ -248,7 +253,7 @@ class ByActivations(UserEquipment):
         returned = _received(self, number, content, self.down[0])
         s, part = self.own, self.graphs.head
         (loss, after), (gradient, g_returned) = _head(
-            part, s.params.head, s.moments.head, returned, self.x)
+            part, s.params.head, s.moments.head, returned, self.drawn())
         self.later = gradient, after
         return pack(number, (g_returned, loss))
 
@@ -256,14 +261,14 @@ class ByActivations(UserEquipment):
         "Step of encoder and head, given the gradient with respect to the activations (eq. 5)."
         g_smashed = _received(self, number, content, self.down[1])
         s, part, (g_head, after) = self.own, self.graphs.encoder, self.later
-        g_encoder, _ = _backward(part, s.params.encoder, s.moments.encoder, self.x, g_smashed)
+        g_encoder, _ = _backward(part, s.params.encoder, s.moments.encoder, self.drawn(), g_smashed)
         gradient = Parts(g_encoder, None, g_head)
         stepped = _step(self.plan.federation, gradient, s.params, s.optimizer)
         self.history.add(number + 1, OwnState(stepped[0], Parts(self.after, None, after),
                                               stepped[1]))
         self.begun = None
 
-# %% ../../nbs/53_split/07_network.ipynb #53f35747
+# %% ../../nbs/53_split/07_network.ipynb #e4d903d0
 class ByCopies(UserEquipment):
     "A UE of the algorithms that exchange parameters or gradients."
 
@@ -271,7 +276,7 @@ class ByCopies(UserEquipment):
         "Its own steps from the shared parts; what it has for the base station, and the loss."
         _begin(self, number, since)
         f, shared = self.plan.federation, _received(self, number, content, self.down)
-        x = self.x.reshape(-1, f.batch, *self.images.shape[1:])
+        x = self.drawn().reshape(-1, f.batch, *self.images.shape[1:])
         state, sent, loss = _local(f, self.graphs, self.own, *shared, x)
         self.history.add(number + 1, state)
         return pack(number, (sent, loss))
@@ -281,7 +286,7 @@ def ue_kind(plan: SplitPlan) -> type[UserEquipment]:
     "The kind of UE that a plan's algorithm needs."
     return ByActivations if plan.federation.rule.exchange == "activations" else ByCopies
 
-# %% ../../nbs/53_split/07_network.ipynb #46183ffd
+# %% ../../nbs/53_split/07_network.ipynb #a84ec680
 Answers = dict[int, Any]  # of each UE that was asked: what it said, or an exception
 Ask = Callable[[str, dict[int, tuple]], Answers]  # method, arguments of each UE -> answers
 
@@ -310,7 +315,7 @@ class RoundReport(NamedTuple):
     down_bytes: int
     seconds: float
 
-# %% ../../nbs/53_split/07_network.ipynb #e4d903d0
+# %% ../../nbs/53_split/07_network.ipynb #7fd6580e
 @dataclass
 class Talk:
     "The messages of one round."
@@ -333,8 +338,7 @@ class Talk:
         if isinstance(answer, Exception):
             self.absent[ue] = str(answer)
             return None
-        if like is None:
-            return True
+        if like is None: return True
         self.up_bytes += len(answer) if isinstance(answer, bytes) else 0
         try:
             return unpack(answer, like, self.number, f"what UE {ue} sent")
@@ -342,7 +346,7 @@ class Talk:
             self.absent[ue] = str(wrong)
             return None
 
-# %% ../../nbs/53_split/07_network.ipynb #19ecf4ce
+# %% ../../nbs/53_split/07_network.ipynb #2475df15
 LOSS = jax.ShapeDtypeStruct((), np.float32)
 
 
@@ -371,7 +375,7 @@ def _with_activations(plan, graphs, messages, state: SharedState, talk: Talk, ue
     stepped = _step(plan.federation, Parts(None, gradient, None), state.params, state.optimizer)
     return stepped, Parts(None, after, None), {u: float(back[u][1]) for u in done}
 
-# %% ../../nbs/53_split/07_network.ipynb #a84ec680
+# %% ../../nbs/53_split/07_network.ipynb #618199f9
 def _with_copies(plan, graphs, messages, state: SharedState, talk: Talk, ues):
     "The shared parts after a round, their moments, and losses, of the UEs that answered."
     shared = (state.params, state.moments)
@@ -386,7 +390,7 @@ def _with_copies(plan, graphs, messages, state: SharedState, talk: Talk, ues):
         stepped = _step(plan.federation, _total(params), state.params, state.optimizer)
     return stepped, _mean(moments), {u: float(loss) for u, (_, loss) in said.items()}
 
-# %% ../../nbs/53_split/07_network.ipynb #7fd6580e
+# %% ../../nbs/53_split/07_network.ipynb #009678de
 class BaseStation:
     "The base station's side of a federation."
 
@@ -402,9 +406,7 @@ class BaseStation:
         self.patience, self.greeted, alone = patience, set(), replace(plan.federation, ues=1)
         self.graphs, state = begin_federation(alone, plan.modules())
         self.messages = round_messages(alone, self.graphs, state, image)
-        _, start = take_apart(alone, state, np.zeros((0, 1), np.float32))
-        ues = plan.federation.ues
-        start = start._replace(seen=np.zeros(ues, np.int32), losses=np.zeros((0, ues), np.float32))
+        start = _unseen(take_apart(alone, state, np.zeros((0, 1), np.float32))[1], plan)
         self.state = (load_base(folder, plan, start) if folder else None) or start
 
     def shared(self) -> SharedState:
@@ -419,7 +421,13 @@ class BaseStation:
         "What a UE needs to know to join."
         return self.plan, self.image
 
-# %% ../../nbs/53_split/07_network.ipynb #2475df15
+# %% ../../nbs/53_split/07_network.ipynb #f008d526
+def _unseen(state: SharedState, plan: SplitPlan) -> SharedState:
+    "The state before the first round."
+    ues = plan.federation.ues
+    return state._replace(seen=np.zeros(ues, np.int32), losses=np.zeros((0, ues), np.float32))
+
+
 def _try(base: BaseStation, talk: Talk):
     "A round with the UEs that can be reached; None where none finished."
     known = range(base.plan.federation.ues)
@@ -441,7 +449,7 @@ def _after(state: SharedState, done) -> SharedState:
     seen[list(losses)] = rounds
     return SharedState(params, moments, optimizer, seen, np.concatenate([state.losses, row]))
 
-# %% ../../nbs/53_split/07_network.ipynb #618199f9
+# %% ../../nbs/53_split/07_network.ipynb #91d19b04
 PAUSE_S = 0.2  # before a round is tried again
 
 
@@ -465,7 +473,7 @@ def run_round(base: BaseStation) -> RoundReport:
     seconds = time.monotonic() - began
     return RoundReport(talk.number, done[2], talk.absent, talk.up_bytes, talk.down_bytes, seconds)
 
-# %% ../../nbs/53_split/07_network.ipynb #f008d526
+# %% ../../nbs/53_split/07_network.ipynb #199e86cb
 @dataclass
 class Here:
     "Carries messages between objects of one process."
@@ -483,7 +491,7 @@ class Here:
 
         return {ue: answer(ue, a) for ue, a in arguments.items()}
 
-# %% ../../nbs/53_split/07_network.ipynb #eb03c811
+# %% ../../nbs/53_split/07_network.ipynb #166e982d
 KEY_FILES = ("ca.pem", "certificate.pem", "key.pem", "token")
 
 
@@ -495,7 +503,7 @@ def _openssl(*arguments: Any) -> None:
     except subprocess.CalledProcessError as failed:
         raise RuntimeError(f"openssl {arguments[0]} failed: {failed.stderr.decode()}") from None
 
-
+# %% ../../nbs/53_split/07_network.ipynb #3b4e058b
 def make_keys(
     folder: Path,  # to make, or to complete
     host: str = "127.0.0.1",  # address of the machine that will use them
@@ -518,7 +526,7 @@ def make_keys(
         write_secret(folder / name, (ca / name).read_text())
     return folder
 
-# %% ../../nbs/53_split/07_network.ipynb #0dedaf9a
+# %% ../../nbs/53_split/07_network.ipynb #e57b0617
 DAYS = 3650  # that a certificate is good for
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -542,7 +550,7 @@ def _sign(folder: Path, host: str, ca: Path) -> None:
     for name in ("request.pem", "names.txt"):
         (folder / name).unlink()
 
-# %% ../../nbs/53_split/07_network.ipynb #166e982d
+# %% ../../nbs/53_split/07_network.ipynb #c5cc9e2b
 LOOPBACK = "127.0.0.1"
 _TOKEN = secrets.token_hex(32)  # of the federations that this process starts without keys
 
@@ -573,7 +581,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
-# %% ../../nbs/53_split/07_network.ipynb #3b4e058b
+# %% ../../nbs/53_split/07_network.ipynb #b6422ae6
 def check_reachable(address: str, keys: Path | None = None, timeout_s: float = 5.0) -> None:
     """Raise `ValueError` where no base station answers, and `Refused` where it does not accept
     our certificate or we not its."""
@@ -594,7 +602,7 @@ def check_reachable(address: str, keys: Path | None = None, timeout_s: float = 5
         raise Refused(f"{address} closed the connection: "
                       + ("use keys that this base station signed" if keys else "it needs keys"))
 
-
+# %% ../../nbs/53_split/07_network.ipynb #81289eef
 def _first_byte(line: socket.socket) -> bytes:
     "What is said first; nothing where the other side waits for a certificate."
     try:
@@ -611,7 +619,7 @@ def _encrypted(plain: socket.socket, host: str, keys: Path | None) -> socket.soc
     context.set_alpn_protocols(["h2"])
     return context.wrap_socket(plain, server_hostname=host)
 
-# %% ../../nbs/53_split/07_network.ipynb #18b8499c
+# %% ../../nbs/53_split/07_network.ipynb #cd8ea250
 NAMESPACE = "mimo_jax"
 READY_S = 5.0  # for a sign of life
 STORE_BYTES = 2**27  # of memory that Ray shares between processes of a machine
@@ -634,9 +642,9 @@ def _forking() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"os.fork\(\) was called", RuntimeWarning)
         yield
 
-
+# %% ../../nbs/53_split/07_network.ipynb #8a8c7979
 @contextmanager
-def local_cluster(host: str = LOOPBACK, port: int = 0, keys: Path | None = None) -> Iterator[str]:
+def ray_cluster(host: str = LOOPBACK, port: int = 0, keys: Path | None = None) -> Iterator[str]:
     """Ray's processes on this machine; yields the address where others join. Raises `ValueError`
     for an address beyond this machine without keys."""
     if host != LOOPBACK and keys is None:
@@ -663,7 +671,7 @@ def _address(ray, address: str, host: str) -> str:
                            "start in a fresh process")
     return address
 
-# %% ../../nbs/53_split/07_network.ipynb #b6422ae6
+# %% ../../nbs/53_split/07_network.ipynb #9e6ee4b7
 _JOIN = "import sys, ray; ray.init(address=sys.argv[1], logging_level='ERROR')"
 _NODE = ("start", "--num-cpus=1", "--disable-usage-stats", "--block",
          f"--object-store-memory={STORE_BYTES}")
@@ -691,7 +699,7 @@ def end_of(timer: threading.Timer) -> Iterator[None]:
     finally:
         timer.cancel()
 
-# %% ../../nbs/53_split/07_network.ipynb #81289eef
+# %% ../../nbs/53_split/07_network.ipynb #1ab152e0
 @contextmanager
 def _node(address: str, own: str) -> Iterator[None]:
     "A node of Ray on this machine, as long as the block runs."
@@ -705,7 +713,7 @@ def _node(address: str, own: str) -> Iterator[None]:
         child.terminate()
         child.wait()
 
-
+# %% ../../nbs/53_split/07_network.ipynb #649b606b
 def own_address(address: str) -> str:
     "The address that this machine has towards another."
     host, _, port = address.rpartition(":")
@@ -733,7 +741,7 @@ def joined_cluster(address: str, keys: Path | None = None) -> Iterator[None]:
             finally:
                 ray.shutdown()
 
-# %% ../../nbs/53_split/07_network.ipynb #d8a1696c
+# %% ../../nbs/53_split/07_network.ipynb #5e746cab
 @dataclass
 class OverRay:
     "Carries messages to the actors of the UEs."
@@ -748,7 +756,7 @@ class OverRay:
         refs = [ref for ref in calls.values() if not isinstance(ref, Exception)]
         if refs:
             ray.wait(refs, num_returns=len(refs), timeout=self.deadline_s)
-        return {ue: self._answer(ray, ue, ref) for ue, ref in calls.items()}
+        return {ue: _answer(self, ray, ue, ref) for ue, ref in calls.items()}
 
     def _call(self, ray, ue: int, method: str, arguments: tuple) -> Any:
         if ue in self.pending and not ray.wait([self.pending[ue]], timeout=0)[0]:
@@ -761,21 +769,22 @@ class OverRay:
             return ConnectionError("has not joined")
         return getattr(self.actors[ue], method).remote(*arguments)
 
-    def _answer(self, ray, ue: int, ref: Any) -> Any:
-        if isinstance(ref, Exception):
-            return ref
-        try:
-            return ray.get(ref, timeout=0)
-        except ray.exceptions.GetTimeoutError:
-            self.pending[ue] = ref
-            return TimeoutError(f"no answer within {self.deadline_s:g} s")
-        except ray.exceptions.RayTaskError as failed:
-            return failed.cause if isinstance(failed.cause, Exception) else RuntimeError("failed")
-        except ray.exceptions.RayError:
-            self.actors.pop(ue)
-            return ConnectionError("its process is gone")
+# %% ../../nbs/53_split/07_network.ipynb #99a20fff
+def _answer(over: OverRay, ray: Any, ue: int, ref: Any) -> Any:
+    if isinstance(ref, Exception):
+        return ref
+    try:
+        return ray.get(ref, timeout=0)
+    except ray.exceptions.GetTimeoutError:
+        over.pending[ue] = ref
+        return TimeoutError(f"no answer within {over.deadline_s:g} s")
+    except ray.exceptions.RayTaskError as failed:
+        return failed.cause if isinstance(failed.cause, Exception) else RuntimeError("failed")
+    except ray.exceptions.RayError:
+        over.actors.pop(ue)
+        return ConnectionError("its process is gone")
 
-# %% ../../nbs/53_split/07_network.ipynb #cd8ea250
+# %% ../../nbs/53_split/07_network.ipynb #f3b0f413
 def _start(kind: type, name: str, *arguments: Any) -> Any:
     """An actor, which Ray restarts, and ends with the last handle to it. Raises `ValueError`
     where its name is taken, or with what its constructor said."""
@@ -791,7 +800,7 @@ def _start(kind: type, name: str, *arguments: Any) -> Any:
         raise ValueError(f"{name} did not start: {reason}") from None
     return actor
 
-
+# %% ../../nbs/53_split/07_network.ipynb #89c087ca
 def has_joined(ue: int | None, ready: bool = False) -> bool:
     "Whether a UE, or for None the base station, is there, and if asked for ready."
     ray = need_ray()
@@ -816,7 +825,7 @@ def rounds_of(ue: Any) -> int:
     "Rounds after which a UE's actor last took part."
     return need_ray().get(ue.rounds.remote())
 
-# %% ../../nbs/53_split/07_network.ipynb #8a8c7979
+# %% ../../nbs/53_split/07_network.ipynb #a39328a2
 def start_ue(
     plan: SplitPlan,
     ue: int,
@@ -837,7 +846,7 @@ def start_base_station(
     ask = OverRay(patience.deadline_s)
     return _start(BaseStation, "base-station", plan, ask, image, patience, folder)
 
-# %% ../../nbs/53_split/07_network.ipynb #3e48c5ec
+# %% ../../nbs/53_split/07_network.ipynb #28962f1b
 def train_to(
     base: Any,  # actor of a base station
     last: int,  # rounds that shall be done in the end

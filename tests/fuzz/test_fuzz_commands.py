@@ -177,7 +177,7 @@ def stand_in_federations(patch, images):
     patch.setattr(split_commands, "_over_ray", lambda *_: [{"ue": 0, "last_loss": None}])
     patch.setattr(split_commands, "_own_keys", lambda *_: None)
     patch.setattr(split_commands, "_wait_for", lambda *_: None)
-    patch.setattr(network, "local_cluster", lambda *_: contextlib.nullcontext("127.0.0.1:1"))
+    patch.setattr(network, "ray_cluster", lambda *_: contextlib.nullcontext("127.0.0.1:1"))
     patch.setattr(network, "joined_cluster", partial(_refuse, "no network"))
     patch.setattr(network, "need_ray", lambda: SimpleNamespace(kill=lambda _: None))
     for name in ("start_ue", "start_base_station"):

@@ -186,7 +186,8 @@ def federated_again(path: Path):
 
 
 def own_channels(path: Path) -> None:
-    np.savez(path.open("wb"), channels=np.ones((4, 3, 2), np.complex64), ue=np.arange(4))
+    with path.open("wb") as file:
+        np.savez(file, channels=np.ones((4, 3, 2), np.complex64), ue=np.arange(4))
 
 
 def readers() -> dict[str, Reader]:
