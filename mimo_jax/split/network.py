@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUND', 'HEADER_BYTES', 'Answers', 'Ask', 'LOSS', 'PAUSE_S', 'KEY_FILES', 'DAYS', 'NEW_KEY', 'LOOPBACK', 'NAMESPACE',
-           'READY_S', 'STORE_BYTES', 'Refused', 'pack', 'unpack', 'draw_own', 'OwnHistory', 'UserEquipment',
+           'READY_S', 'STORE_BYTES', 'Refused', 'pack', 'unpack', 'draw_own', 'OwnHistory', 'UserEquipment', 'Begun',
            'ByActivations', 'ByCopies', 'ue_kind', 'Patience', 'RoundReport', 'Talk', 'BaseStation', 'run_round',
            'Here', 'make_keys', 'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'ray_cluster',
            'end_of', 'own_address', 'joined_cluster', 'OverRay', 'has_joined', 'about_federation', 'rounds_of',
@@ -193,8 +193,7 @@ class UserEquipment:
     ):
         self.plan, self.ue = plan, ue
         self.due: Any = None  # the next round
-        self.begun: Any = None  # the round that runs, and what it needs
-        self.own: Any = self.begun
+        self.begun: Any = None  # the round that runs
         self.images = np.asarray(channels(), np.float32)
         alone = replace(plan.federation, ues=1)
         self.graphs, state = begin_federation(alone, plan.modules())
@@ -207,20 +206,25 @@ class UserEquipment:
         _check_plan(self, facts)
         self.due = number
 
-    def drawn(self) -> np.ndarray:
-        return draw_own(self.plan, self.images, self.ue, self.begun)
-
     def rounds(self) -> int:
         return max(self.history.states)
 
 # %% ../../nbs/53_split/07_network.ipynb #53f35747
+class Begun(NamedTuple):
+    "A round that a UE has begun."
+
+    number: int
+    own: OwnState
+    x: Float[np.ndarray, "step angle delay 2"]  # images that it drew
+
+
 def _check_plan(ue: UserEquipment, facts: Mapping[str, Any]) -> None:
     for name, value in ue.plan.facts.items():
         if facts.get(name) != value:
             raise Refused(f"UE {ue.ue}: {name} is {facts.get(name)!r} at the base station "
                           f"and {value!r} here")
 
-
+# %% ../../nbs/53_split/07_network.ipynb #c189b9ca
 def _begin(ue: UserEquipment, number: int, since: int) -> None:
     "Begin a round from the state that the base station counts on. Raises `Refused`."
     if ue.due is None:
@@ -228,47 +232,48 @@ def _begin(ue: UserEquipment, number: int, since: int) -> None:
     if number < ue.due:
         raise Refused(f"UE {ue.ue}: round {number} was replayed or is out of order, "
                       f"round {ue.due} is due")
-    ue.own, ue.due, ue.begun = ue.history.back_to(since), number + 1, number
+    ue.due, own = number + 1, ue.history.back_to(since)
+    ue.begun = Begun(number, own, draw_own(ue.plan, ue.images, ue.ue, number))
 
 
 def _received(ue: UserEquipment, number: int, content: bytes, like: Any) -> Any:
     "What the base station sent in a round that was begun. Raises `Refused`."
-    if number != ue.begun:
+    if ue.begun is None or number != ue.begun.number:
         raise Refused(f"UE {ue.ue}: round {number} was not begun")
     return unpack(content, like, number, f"what the base station sent to UE {ue.ue}")
 
-# %% ../../nbs/53_split/07_network.ipynb #46183ffd
+# %% ../../nbs/53_split/07_network.ipynb #e4d903d0
 class ByActivations(UserEquipment):
     "A UE of CSILocal."
 
     def forward(self, number: int, since: int) -> bytes:
         "Activations of its encoder, to the tail."
         _begin(self, number, since)
-        s, part = self.own, self.graphs.encoder
-        smashed, self.after = _forward(part, s.params.encoder, s.moments.encoder, self.drawn())
+        s, part = self.begun.own, self.graphs.encoder
+        smashed, self.after = _forward(part, s.params.encoder, s.moments.encoder, self.begun.x)
         return pack(number, smashed)
 
     def head(self, number: int, content: bytes) -> bytes:
         "Gradient with respect to what the tail returned, and the loss (eq. 3)."
         returned = _received(self, number, content, self.down[0])
-        s, part = self.own, self.graphs.head
+        s, part = self.begun.own, self.graphs.head
         (loss, after), (gradient, g_returned) = _head(
-            part, s.params.head, s.moments.head, returned, self.drawn())
+            part, s.params.head, s.moments.head, returned, self.begun.x)
         self.later = gradient, after
         return pack(number, (g_returned, loss))
 
     def backward(self, number: int, content: bytes) -> None:
         "Step of encoder and head, given the gradient with respect to the activations (eq. 5)."
         g_smashed = _received(self, number, content, self.down[1])
-        s, part, (g_head, after) = self.own, self.graphs.encoder, self.later
-        g_encoder, _ = _backward(part, s.params.encoder, s.moments.encoder, self.drawn(), g_smashed)
+        s, part, (g_head, after) = self.begun.own, self.graphs.encoder, self.later
+        g_encoder, _ = _backward(part, s.params.encoder, s.moments.encoder, self.begun.x, g_smashed)
         gradient = Parts(g_encoder, None, g_head)
         stepped = _step(self.plan.federation, gradient, s.params, s.optimizer)
         self.history.add(number + 1, OwnState(stepped[0], Parts(self.after, None, after),
                                               stepped[1]))
         self.begun = None
 
-# %% ../../nbs/53_split/07_network.ipynb #e4d903d0
+# %% ../../nbs/53_split/07_network.ipynb #19ecf4ce
 class ByCopies(UserEquipment):
     "A UE of the algorithms that exchange parameters or gradients."
 
@@ -276,8 +281,8 @@ class ByCopies(UserEquipment):
         "Its own steps from the shared parts; what it has for the base station, and the loss."
         _begin(self, number, since)
         f, shared = self.plan.federation, _received(self, number, content, self.down)
-        x = self.drawn().reshape(-1, f.batch, *self.images.shape[1:])
-        state, sent, loss = _local(f, self.graphs, self.own, *shared, x)
+        x = self.begun.x.reshape(-1, f.batch, *self.images.shape[1:])
+        state, sent, loss = _local(f, self.graphs, self.begun.own, *shared, x)
         self.history.add(number + 1, state)
         return pack(number, (sent, loss))
 
@@ -286,7 +291,7 @@ def ue_kind(plan: SplitPlan) -> type[UserEquipment]:
     "The kind of UE that a plan's algorithm needs."
     return ByActivations if plan.federation.rule.exchange == "activations" else ByCopies
 
-# %% ../../nbs/53_split/07_network.ipynb #a84ec680
+# %% ../../nbs/53_split/07_network.ipynb #7fd6580e
 Answers = dict[int, Any]  # of each UE that was asked: what it said, or an exception
 Ask = Callable[[str, dict[int, tuple]], Answers]  # method, arguments of each UE -> answers
 
@@ -315,7 +320,7 @@ class RoundReport(NamedTuple):
     down_bytes: int
     seconds: float
 
-# %% ../../nbs/53_split/07_network.ipynb #7fd6580e
+# %% ../../nbs/53_split/07_network.ipynb #2475df15
 @dataclass
 class Talk:
     "The messages of one round."
@@ -346,7 +351,7 @@ class Talk:
             self.absent[ue] = str(wrong)
             return None
 
-# %% ../../nbs/53_split/07_network.ipynb #2475df15
+# %% ../../nbs/53_split/07_network.ipynb #618199f9
 LOSS = jax.ShapeDtypeStruct((), np.float32)
 
 
@@ -375,7 +380,7 @@ def _with_activations(plan, graphs, messages, state: SharedState, talk: Talk, ue
     stepped = _step(plan.federation, Parts(None, gradient, None), state.params, state.optimizer)
     return stepped, Parts(None, after, None), {u: float(back[u][1]) for u in done}
 
-# %% ../../nbs/53_split/07_network.ipynb #618199f9
+# %% ../../nbs/53_split/07_network.ipynb #009678de
 def _with_copies(plan, graphs, messages, state: SharedState, talk: Talk, ues):
     "The shared parts after a round, their moments, and losses, of the UEs that answered."
     shared = (state.params, state.moments)
@@ -390,7 +395,7 @@ def _with_copies(plan, graphs, messages, state: SharedState, talk: Talk, ues):
         stepped = _step(plan.federation, _total(params), state.params, state.optimizer)
     return stepped, _mean(moments), {u: float(loss) for u, (_, loss) in said.items()}
 
-# %% ../../nbs/53_split/07_network.ipynb #009678de
+# %% ../../nbs/53_split/07_network.ipynb #f008d526
 class BaseStation:
     "The base station's side of a federation."
 
@@ -421,7 +426,7 @@ class BaseStation:
         "What a UE needs to know to join."
         return self.plan, self.image
 
-# %% ../../nbs/53_split/07_network.ipynb #f008d526
+# %% ../../nbs/53_split/07_network.ipynb #91d19b04
 def _unseen(state: SharedState, plan: SplitPlan) -> SharedState:
     "The state before the first round."
     ues = plan.federation.ues
@@ -449,7 +454,7 @@ def _after(state: SharedState, done) -> SharedState:
     seen[list(losses)] = rounds
     return SharedState(params, moments, optimizer, seen, np.concatenate([state.losses, row]))
 
-# %% ../../nbs/53_split/07_network.ipynb #91d19b04
+# %% ../../nbs/53_split/07_network.ipynb #38521bc9
 PAUSE_S = 0.2  # before a round is tried again
 
 
@@ -473,7 +478,7 @@ def run_round(base: BaseStation) -> RoundReport:
     seconds = time.monotonic() - began
     return RoundReport(talk.number, done[2], talk.absent, talk.up_bytes, talk.down_bytes, seconds)
 
-# %% ../../nbs/53_split/07_network.ipynb #199e86cb
+# %% ../../nbs/53_split/07_network.ipynb #c54b00f6
 @dataclass
 class Here:
     "Carries messages between objects of one process."
@@ -491,7 +496,7 @@ class Here:
 
         return {ue: answer(ue, a) for ue, a in arguments.items()}
 
-# %% ../../nbs/53_split/07_network.ipynb #166e982d
+# %% ../../nbs/53_split/07_network.ipynb #3b4e058b
 KEY_FILES = ("ca.pem", "certificate.pem", "key.pem", "token")
 
 
@@ -503,7 +508,7 @@ def _openssl(*arguments: Any) -> None:
     except subprocess.CalledProcessError as failed:
         raise RuntimeError(f"openssl {arguments[0]} failed: {failed.stderr.decode()}") from None
 
-# %% ../../nbs/53_split/07_network.ipynb #3b4e058b
+# %% ../../nbs/53_split/07_network.ipynb #e57b0617
 def make_keys(
     folder: Path,  # to make, or to complete
     host: str = "127.0.0.1",  # address of the machine that will use them
@@ -526,7 +531,7 @@ def make_keys(
         write_secret(folder / name, (ca / name).read_text())
     return folder
 
-# %% ../../nbs/53_split/07_network.ipynb #e57b0617
+# %% ../../nbs/53_split/07_network.ipynb #18b8499c
 DAYS = 3650  # that a certificate is good for
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -550,7 +555,7 @@ def _sign(folder: Path, host: str, ca: Path) -> None:
     for name in ("request.pem", "names.txt"):
         (folder / name).unlink()
 
-# %% ../../nbs/53_split/07_network.ipynb #c5cc9e2b
+# %% ../../nbs/53_split/07_network.ipynb #b6422ae6
 LOOPBACK = "127.0.0.1"
 _TOKEN = secrets.token_hex(32)  # of the federations that this process starts without keys
 
@@ -581,7 +586,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
-# %% ../../nbs/53_split/07_network.ipynb #b6422ae6
+# %% ../../nbs/53_split/07_network.ipynb #81289eef
 def check_reachable(address: str, keys: Path | None = None, timeout_s: float = 5.0) -> None:
     """Raise `ValueError` where no base station answers, and `Refused` where it does not accept
     our certificate or we not its."""
@@ -602,7 +607,7 @@ def check_reachable(address: str, keys: Path | None = None, timeout_s: float = 5
         raise Refused(f"{address} closed the connection: "
                       + ("use keys that this base station signed" if keys else "it needs keys"))
 
-# %% ../../nbs/53_split/07_network.ipynb #81289eef
+# %% ../../nbs/53_split/07_network.ipynb #d8a1696c
 def _first_byte(line: socket.socket) -> bytes:
     "What is said first; nothing where the other side waits for a certificate."
     try:
@@ -619,7 +624,7 @@ def _encrypted(plain: socket.socket, host: str, keys: Path | None) -> socket.soc
     context.set_alpn_protocols(["h2"])
     return context.wrap_socket(plain, server_hostname=host)
 
-# %% ../../nbs/53_split/07_network.ipynb #cd8ea250
+# %% ../../nbs/53_split/07_network.ipynb #8a8c7979
 NAMESPACE = "mimo_jax"
 READY_S = 5.0  # for a sign of life
 STORE_BYTES = 2**27  # of memory that Ray shares between processes of a machine
@@ -642,7 +647,7 @@ def _forking() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"os.fork\(\) was called", RuntimeWarning)
         yield
 
-# %% ../../nbs/53_split/07_network.ipynb #8a8c7979
+# %% ../../nbs/53_split/07_network.ipynb #3e48c5ec
 @contextmanager
 def ray_cluster(host: str = LOOPBACK, port: int = 0, keys: Path | None = None) -> Iterator[str]:
     """Ray's processes on this machine; yields the address where others join. Raises `ValueError`
@@ -671,7 +676,7 @@ def _address(ray, address: str, host: str) -> str:
                            "start in a fresh process")
     return address
 
-# %% ../../nbs/53_split/07_network.ipynb #9e6ee4b7
+# %% ../../nbs/53_split/07_network.ipynb #1ab152e0
 _JOIN = "import sys, ray; ray.init(address=sys.argv[1], logging_level='ERROR')"
 _NODE = ("start", "--num-cpus=1", "--disable-usage-stats", "--block",
          f"--object-store-memory={STORE_BYTES}")
@@ -699,7 +704,7 @@ def end_of(timer: threading.Timer) -> Iterator[None]:
     finally:
         timer.cancel()
 
-# %% ../../nbs/53_split/07_network.ipynb #1ab152e0
+# %% ../../nbs/53_split/07_network.ipynb #649b606b
 @contextmanager
 def _node(address: str, own: str) -> Iterator[None]:
     "A node of Ray on this machine, as long as the block runs."
@@ -713,7 +718,7 @@ def _node(address: str, own: str) -> Iterator[None]:
         child.terminate()
         child.wait()
 
-# %% ../../nbs/53_split/07_network.ipynb #649b606b
+# %% ../../nbs/53_split/07_network.ipynb #5e746cab
 def own_address(address: str) -> str:
     "The address that this machine has towards another."
     host, _, port = address.rpartition(":")
@@ -741,7 +746,7 @@ def joined_cluster(address: str, keys: Path | None = None) -> Iterator[None]:
             finally:
                 ray.shutdown()
 
-# %% ../../nbs/53_split/07_network.ipynb #5e746cab
+# %% ../../nbs/53_split/07_network.ipynb #99a20fff
 @dataclass
 class OverRay:
     "Carries messages to the actors of the UEs."
@@ -769,7 +774,7 @@ class OverRay:
             return ConnectionError("has not joined")
         return getattr(self.actors[ue], method).remote(*arguments)
 
-# %% ../../nbs/53_split/07_network.ipynb #99a20fff
+# %% ../../nbs/53_split/07_network.ipynb #f3b0f413
 def _answer(over: OverRay, ray: Any, ue: int, ref: Any) -> Any:
     if isinstance(ref, Exception):
         return ref
@@ -784,7 +789,7 @@ def _answer(over: OverRay, ray: Any, ue: int, ref: Any) -> Any:
         over.actors.pop(ue)
         return ConnectionError("its process is gone")
 
-# %% ../../nbs/53_split/07_network.ipynb #f3b0f413
+# %% ../../nbs/53_split/07_network.ipynb #89c087ca
 def _start(kind: type, name: str, *arguments: Any) -> Any:
     """An actor, which Ray restarts, and ends with the last handle to it. Raises `ValueError`
     where its name is taken, or with what its constructor said."""
@@ -800,7 +805,7 @@ def _start(kind: type, name: str, *arguments: Any) -> Any:
         raise ValueError(f"{name} did not start: {reason}") from None
     return actor
 
-# %% ../../nbs/53_split/07_network.ipynb #89c087ca
+# %% ../../nbs/53_split/07_network.ipynb #a39328a2
 def has_joined(ue: int | None, ready: bool = False) -> bool:
     "Whether a UE, or for None the base station, is there, and if asked for ready."
     ray = need_ray()
@@ -825,7 +830,7 @@ def rounds_of(ue: Any) -> int:
     "Rounds after which a UE's actor last took part."
     return need_ray().get(ue.rounds.remote())
 
-# %% ../../nbs/53_split/07_network.ipynb #a39328a2
+# %% ../../nbs/53_split/07_network.ipynb #28962f1b
 def start_ue(
     plan: SplitPlan,
     ue: int,
@@ -846,7 +851,7 @@ def start_base_station(
     ask = OverRay(patience.deadline_s)
     return _start(BaseStation, "base-station", plan, ask, image, patience, folder)
 
-# %% ../../nbs/53_split/07_network.ipynb #28962f1b
+# %% ../../nbs/53_split/07_network.ipynb #b9be4e7f
 def train_to(
     base: Any,  # actor of a base station
     last: int,  # rounds that shall be done in the end
