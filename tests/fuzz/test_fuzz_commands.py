@@ -24,11 +24,13 @@ from hypothesis import strategies as st
 from budget import budget
 from mimo_jax.cli import csi as csi_commands
 from mimo_jax.cli import main as cli
+from mimo_jax.cli import split as split_commands
 from mimo_jax.cli import sweep
 from mimo_jax.csi import checkpoints, compression, csinet, deployment, families, training
 from mimo_jax.csi.channels import Channels
 from mimo_jax.data import csi_sets, sets
 from mimo_jax import experiment
+from mimo_jax.split import network
 
 FEW = 4  # values of an integer option from its least on: what is legal and cheap
 TEXTS = ("", " ", "[/x]", "[red]", "nan", "inf", "-inf", "1e400", "9" * 400, "-1", "0", "1",
@@ -162,7 +164,24 @@ def stand_ins(shelf):
             chapter, dict.fromkeys(experiment.PRESET_NAMES, Coins()),
             lambda *_: {"coins": heads}, lambda _: {}))
         patch.setattr(cli, "_compile_fast", lambda: None)
+        stand_in_federations(patch, images)
         yield patch
+
+
+def stand_in_federations(patch, images):
+    "No training, no processes, no network."
+    patch.setattr("mimo_jax.csi.channels.generate_channels",
+                  lambda *_: Channels(images, images, images, None))
+    patch.setattr(split_commands, "_train", lambda plan, *_: (
+        np.ones((1, plan.federation.ues)), [float("nan")] * plan.federation.ues))
+    patch.setattr(split_commands, "_over_ray", lambda *_: [{"ue": 0, "last_loss": None}])
+    patch.setattr(split_commands, "_own_keys", lambda *_: None)
+    patch.setattr(split_commands, "_wait_for", lambda *_: None)
+    patch.setattr(network, "ray_cluster", lambda *_: contextlib.nullcontext("127.0.0.1:1"))
+    patch.setattr(network, "joined_cluster", partial(_refuse, "no network"))
+    patch.setattr(network, "need_ray", lambda: SimpleNamespace(kill=lambda _: None))
+    for name in ("start_ue", "start_base_station"):
+        patch.setattr(network, name, lambda *_: None)
 
 
 def _refuse(reason, *_):
@@ -232,10 +251,11 @@ def test_every_command_can_succeed_under_the_stand_ins(calls):
         "csi train": ["--out", "new"], "csi compress": ["net", "new"],
         "csi export": ["net", "new"], "csi evaluate": ["net"], "data list": [], "data path": [],
         "data generate": ["--samples", "8", "--out", "new"],
+        "split train": [], "split simulate": [], "split serve": [], "split keys": ["new"],
     }
     known = {" ".join(words) for words, _ in COMMANDS}
     assert legal.keys() <= known and known - legal.keys() <= {
-        "csi bench", "data fetch", "data verify"}
+        "csi bench", "data fetch", "data verify", "split join"}
     for name, arguments in legal.items():
         words = [*name.split(), *arguments, "--json"]
         code, out, error = calls(words)

@@ -25,10 +25,12 @@ from hypothesis import strategies as st
 from budget import budget
 from mimo_jax import checkpoint, experiment, ledger
 from mimo_jax.autoencoder import experiment as autoencoder
-from mimo_jax.cli import sweep
+from mimo_jax.cli import split, sweep
 from mimo_jax.csi import checkpoints, csinet, families
 from mimo_jax.training import check_resume
 from mimo_jax.data import csi_sets, formats, sets
+from mimo_jax.split import algorithms, model
+from mimo_jax.split import checkpoints as federations
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from test_csi import torch_file  # noqa: E402
@@ -165,6 +167,29 @@ def sound(path: Path) -> None:
     libri(path.parents[2])
 
 
+SPLIT = federations.SplitPlan(model.SplitArchitecture(2, 2, 2, 2),
+                              algorithms.Federation("csilocal", 2, 2, 1e-3),
+                              without=("refine3", "refine5"))
+
+
+@cache
+def federation():
+    return algorithms.begin_federation(SPLIT.federation, SPLIT.modules())
+
+
+def federated(path: Path) -> None:
+    federations.save_federation(path.parent, SPLIT, federation()[1], np.zeros((3, 2), np.float32))
+
+
+def federated_again(path: Path):
+    return federations.load_federation(path.parent, SPLIT)
+
+
+def own_channels(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, channels=np.ones((4, 3, 2), np.complex64), ue=np.arange(4))
+
+
 def readers() -> dict[str, Reader]:
     "Every reader of a file from outside, by name."
     found = {
@@ -183,6 +208,10 @@ def readers() -> dict[str, Reader]:
         "resumed training": Reader("net.resume", lambda p: checkpoint.save(
             p, {"a": np.ones(3, np.float32)}, TRAINING), check_resume),
         "network": Reader("net", network, checkpoints.load_network, compiles=True),
+        "UE": Reader("f/ue-01.safetensors", federated, federated_again, compiles=True),
+        "base station": Reader("f/base-station.safetensors", federated, federated_again,
+                               compiles=True),
+        "channels of UEs": Reader("my.npz", own_channels, split.read_channels),
         "Keras": Reader("k.h5", keras, checkpoints.keras_layers),
         "CsiNet of Keras": Reader("k.h5", keras, checkpoints.load_keras, whole=False,
                                   compiles=True),
