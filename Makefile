@@ -8,6 +8,8 @@ PRESET  ?= laptop
 PAGE    ?=
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+# Python keeps what it compiled, even where told not to: a test of a command is a process of its own.
+unexport PYTHONDONTWRITEBYTECODE
 # The tests see eight devices, checked shapes, no silent broadcasting, and programs that compile fast.
 TEST_ENV := XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1" MIMO_JAX_CHECK_SHAPES=1 \
             JAX_NUMPY_RANK_PROMOTION=raise MPLBACKEND=agg

@@ -7,6 +7,7 @@ __all__ = ['app', 'USUAL_UES', 'FILES_EVERY', 'JOIN_S', 'LEAVE_S', 'POLL_S', 're
            'split_train_command', 'simulate_command', 'serve_command', 'join_command', 'keys_command']
 
 # %% ../../nbs/90_cli/08_split.ipynb #18a11bae
+import tempfile
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -162,7 +163,7 @@ FILES_EVERY = 20  # rounds between two writes
 @app.command("train")
 def split_train_command(
     algorithm: _Algorithm = "csilocal", data: _Data = None, ues: _Ues = None,
-    rounds: _Rounds = 200, batch: _Batch = 32, learning_rate: _Rate = 1e-3,
+    rounds: _Rounds = 200, batch: _Batch = 32, learning_rate: _Rate = 3e-4,
     local_steps: _Steps = 1, smashed: _Smashed = 256, returned: _Returned = 256,
     cuts: _Cuts = ("compress", "gather"), without: _Without = None, samples: _Samples = 600,
     out: _Folder = None, seed: Seed = 0, as_json: AsJson = False,
@@ -229,11 +230,16 @@ _Deadline = Annotated[
 _FixedUes = Annotated[int, typer.Option(help="UEs.", min=1, max=99)]
 
 # %% ../../nbs/90_cli/08_split.ipynb #29a1a915
-def _share_of(path: Path | None, ues: int, ue: int, samples: int, seed: int):
-    "The channels of one UE out of a file with all."
+def _handed_out(folder: Path, images, shares) -> list:
+    "A file with the channels of each UE, as functions that load them."
+    import numpy as np
+
     from mimo_jax.split.checkpoints import own_images
 
-    return own_images(*_shared(path, ues, samples, seed), ue)
+    files = [folder / f"ue-{ue}.npy" for ue in range(len(shares.counts))]
+    for ue, file in enumerate(files):
+        np.save(file, own_images(images, shares, ue))
+    return [partial(np.load, file) for file in files]
 
 
 def _over_ray(base, rounds: int, ues: int, bar: bool) -> list[dict[str, Any]]:
@@ -255,7 +261,7 @@ def _over_ray(base, rounds: int, ues: int, bar: bool) -> list[dict[str, Any]]:
 @app.command("simulate")
 def simulate_command(
     ues: _FixedUes = USUAL_UES, algorithm: _Algorithm = "csilocal", data: _Data = None,
-    rounds: _Rounds = 20, batch: _Batch = 32, learning_rate: _Rate = 1e-3,
+    rounds: _Rounds = 20, batch: _Batch = 32, learning_rate: _Rate = 3e-4,
     local_steps: _Steps = 1, smashed: _Smashed = 256, returned: _Returned = 256,
     cuts: _Cuts = ("compress", "gather"), without: _Without = None, samples: _Samples = 600,
     late: _Late = "drop", deadline: _Deadline = 30.0, out: _Folder = None,
@@ -264,15 +270,14 @@ def simulate_command(
     "Train with a process for each UE and one for the base station, on this machine."
     from mimo_jax.split import network
 
-    images = _shared(data, ues, samples, seed)[0].shape[1:]
-    plan = _plan(images, algorithm, ues, batch, learning_rate, local_steps, smashed, returned,
+    images, shares = _shared(data, ues, samples, seed)
+    shape, folder = images.shape[1:], out and out.absolute()
+    plan = _plan(shape, algorithm, ues, batch, learning_rate, local_steps, smashed, returned,
                  cuts, without, seed)
-    folder = out and out.absolute()
-    with _alone(folder), network.ray_cluster():
-        loads = [partial(_share_of, data and data.absolute(), ues, ue, samples, seed)
-                 for ue in range(ues)]
+    with _alone(folder), tempfile.TemporaryDirectory() as own, network.ray_cluster():
+        loads = _handed_out(Path(own), images, shares)
         kept = [network.start_ue(plan, ue, load, folder) for ue, load in enumerate(loads)]
-        base = network.start_base_station(plan, images, network.Patience(deadline, late), folder)
+        base = network.start_base_station(plan, shape, network.Patience(deadline, late), folder)
         rows = _over_ray(base, rounds, len(kept), not as_json)
     show({"algorithm": algorithm, "rounds": rounds, "ues": rows}, as_json, table(rows))
 
@@ -290,7 +295,7 @@ _Delays = Annotated[int, typer.Option(help="Columns of an image.", min=1)]
 @app.command("serve")
 def serve_command(
     ues: _FixedUes = USUAL_UES, algorithm: _Algorithm = "csilocal", rounds: _Rounds = 200,
-    batch: _Batch = 32, learning_rate: _Rate = 1e-3, local_steps: _Steps = 1,
+    batch: _Batch = 32, learning_rate: _Rate = 3e-4, local_steps: _Steps = 1,
     smashed: _Smashed = 256, returned: _Returned = 256,
     cuts: _Cuts = ("compress", "gather"), without: _Without = None,
     angles: _Angles = 32, delays: _Delays = 32, late: _Late = "drop", deadline: _Deadline = 30.0,
