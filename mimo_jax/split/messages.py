@@ -99,7 +99,7 @@ class RoundedMessages:
     def __call__(self, x: Array, key: Key[Array, ""], cut: int) -> Array:
         return _both_ways(self.format, x, key)
 
-# %% ../../nbs/53_split/05_messages.ipynb #179f1a0b
+# %% ../../nbs/53_split/05_messages.ipynb #311b2cd7
 def message_bytes(
     messages: Exchange,  # of a UE, arrays or their shapes, from `round_messages`
     format: str = "fp32",  # one of FORMATS
@@ -112,7 +112,7 @@ def message_bytes(
 
     return Exchange(size(messages.up), size(messages.down))
 
-# %% ../../nbs/53_split/05_messages.ipynb #5f3e8311
+# %% ../../nbs/53_split/05_messages.ipynb #8eb40ebc
 Compression = Callable[[Array, Array], Array]  # (vector, key) -> what arrives of it
 
 
@@ -141,7 +141,7 @@ class TopK:
         _, places = jax.lax.top_k(jnp.abs(vector), self.count(vector.size))
         return jnp.zeros_like(vector).at[places].set(vector[places])
 
-# %% ../../nbs/53_split/05_messages.ipynb #8eb40ebc
+# %% ../../nbs/53_split/05_messages.ipynb #4c687862
 def with_feedback(
     compress: Compression,
     gradient: Float[Array, "entry"],
@@ -153,13 +153,13 @@ def with_feedback(
     sent = compress(whole, key)
     return sent, whole - sent
 
-# %% ../../nbs/53_split/05_messages.ipynb #9710c4e0
+# %% ../../nbs/53_split/05_messages.ipynb #23a74812
 def begin_residuals(federation: Federation, state: FederatedState) -> Float[Array, "ue entry"]:
     "No residual yet, for each UE."
     shared = _apart(federation, state.params)[1]
     return jnp.zeros((federation.ues, ravel_pytree(shared)[0].size))
 
-# %% ../../nbs/53_split/05_messages.ipynb #23a74812
+# %% ../../nbs/53_split/05_messages.ipynb #ddcef71e
 def _compressed_round(federation: Federation, graphs: Parts, compress: Compression, feedback: bool,
                       state: FederatedState, residuals, images, keys):
     (own, shared), (m_own, m_shared) = (_apart(federation, p) for p in state[:2])
@@ -183,7 +183,7 @@ def _compressed_round(federation: Federation, graphs: Parts, compress: Compressi
     params = _joined(optax.apply_updates(own, updates), optax.apply_updates(shared, change))
     return FederatedState(params, _joined(a_own, a_shared), (theirs, ours)), residuals, losses
 
-# %% ../../nbs/53_split/05_messages.ipynb #ddcef71e
+# %% ../../nbs/53_split/05_messages.ipynb #cff3523f
 @partial(jax.jit, static_argnames=("federation", "graphs", "compress", "feedback"))
 def train_compressed(
     federation: Federation,  # that exchanges gradients
@@ -205,8 +205,9 @@ def train_compressed(
     def one(carry, key):
         x = images[draw_rows(key, shares, federation.batch)]
         own = jax.random.split(jax.random.fold_in(key, 1), federation.ues)
-        *carry, losses = _compressed_round(federation, graphs, compress, feedback, *carry, x, own)
-        return tuple(carry), losses
+        state, residuals, losses = _compressed_round(federation, graphs, compress, feedback,
+                                                     carry[0], carry[1], x, own)
+        return (state, residuals), losses
 
     (state, residuals), losses = jax.lax.scan(one, (state, residuals), keys)
     return state, residuals, losses
