@@ -174,6 +174,11 @@ _Preset = Annotated[Preset, typer.Option(help="Size of the run.")]
 _Points = Annotated[
     str, typer.Option(help="Pattern of the points to compute, such as 'memory/*'.")
 ]
+_Engine = Annotated[
+    str,
+    typer.Option(help="Where points are computed: local, ray (side by side), ray=HOST:PORT.",
+                 metavar="ENGINE"),
+]
 _Stored = Annotated[
     Preset | None, typer.Option(help="Size whose results to judge [default: the largest stored].")
 ]
@@ -186,19 +191,22 @@ def reproduce_command(
     seed: Seed = 0,
     results: _NewResults = None,
     points: _Points = "*",
+    engine: _Engine = "local",
     as_json: AsJson = False,
 ) -> None:
     "Run the experiments of chapters, resuming what was interrupted, and sum up their claims."
     chosen = known_chapters(chapters)
     from mimo_jax import experiment as ex
+    from mimo_jax.executors import engine_named
 
     if preset == "smoke":
         _compile_fast()
+    where = engine_named(engine)
     experiments = [_experiment(chapter) for chapter in chosen]
     for experiment in experiments:
         total = len(experiment.points(experiment.configuration(preset), seed))
         with ex.live_progress(f"{experiment.chapter}, {preset}", total) as progress:
-            ex.run(experiment, preset, seed, results, progress, points)
+            ex.run(experiment, preset, seed, results, progress, points, where)
     for experiment in experiments if points == "*" else ():
         ex.close(experiment.chapter, preset, results)
     ledgers = {e.chapter: _ledger(e.chapter, preset, results) for e in experiments}
