@@ -138,6 +138,8 @@ class TopK:
         return 4 * self.count(size) + (places if self.share < 1 else 0)
 
     def __call__(self, vector: Float[Array, "entry"], key=None) -> Float[Array, "entry"]:
+        if self.share == 1:
+            return vector
         _, places = jax.lax.top_k(jnp.abs(vector), self.count(vector.size))
         return jnp.zeros_like(vector).at[places].set(vector[places])
 

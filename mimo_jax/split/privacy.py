@@ -10,7 +10,7 @@ __all__ = ['gaussian_delta', 'privacy_epsilon', 'clip_rows', 'PrivateMessages', 
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,8 @@ def privacy_epsilon(
     if gaussian_delta(0.0, noise, releases) <= delta:
         return 0.0
     most = mu**2 / 2 + mu * (math.sqrt(2 * math.log(1 / delta)) + 1)  # beyond the tail's bound
-    return float(brentq(lambda e: gaussian_delta(e, noise, releases) - delta, 0.0, most))
+    found: Any = brentq(lambda e: gaussian_delta(e, noise, releases) - delta, 0.0, most)
+    return float(found)
 
 # %% ../../nbs/53_split/08_privacy.ipynb #b0544adb
 def clip_rows(x: Float[Array, "row ..."], norm: float) -> Float[Array, "row ..."]:
@@ -131,7 +132,7 @@ def fit_inverse(
     weights = jnp.linalg.solve(x.T @ x + weight * jnp.eye(x.shape[1]), x.T @ y)
     return Inverse(weights, centers[1] - centers[0] @ weights)
 
-
+# %% ../../nbs/53_split/08_privacy.ipynb #e8d00533
 def recovered_nmse(
     images: Float[Array, "batch angle delay 2"],
     estimate: Float[Array, "batch value"],
