@@ -174,13 +174,15 @@ _Preset = Annotated[Preset, typer.Option(help="Size of the run.")]
 _Points = Annotated[
     str, typer.Option(help="Pattern of the points to compute, such as 'memory/*'.")
 ]
+_Stored = Annotated[
+    Preset | None, typer.Option(help="Size whose results to judge [default: the largest stored].")
+]
+
+# %% ../../nbs/90_cli/01_main.ipynb #68a0b5d4
 _Engine = Annotated[
     str,
     typer.Option(help="Where points are computed: local, ray (side by side), ray=HOST:PORT.",
                  metavar="ENGINE"),
-]
-_Stored = Annotated[
-    Preset | None, typer.Option(help="Size whose results to judge [default: the largest stored].")
 ]
 
 # %% ../../nbs/90_cli/01_main.ipynb #c860cffd
