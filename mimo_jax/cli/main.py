@@ -198,12 +198,11 @@ def reproduce_command(
 ) -> None:
     "Run the experiments of chapters, resuming what was interrupted, and sum up their claims."
     chosen = known_chapters(chapters)
-    from mimo_jax import experiment as ex
-    from mimo_jax.executors import engine_named
+    from mimo_jax import executors, experiment as ex
 
     if preset == "smoke":
         _compile_fast()
-    where = engine_named(engine)
+    where = executors.engine_named(engine)
     experiments = [_experiment(chapter) for chapter in chosen]
     for experiment in experiments:
         total = len(experiment.points(experiment.configuration(preset), seed))
