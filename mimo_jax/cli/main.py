@@ -179,6 +179,13 @@ _Stored = Annotated[
     Preset | None, typer.Option(help="Size whose results to judge [default: the largest stored].")
 ]
 
+# %% ../../nbs/90_cli/01_main.ipynb #68a0b5d4
+_Engine = Annotated[
+    str,
+    typer.Option(help="Where points are computed: local, ray (side by side), ray=HOST:PORT.",
+                 metavar="ENGINE"),
+]
+
 # %% ../../nbs/90_cli/01_main.ipynb #c860cffd
 @app.command("reproduce")
 def reproduce_command(
@@ -187,19 +194,21 @@ def reproduce_command(
     seed: Seed = 0,
     results: _NewResults = None,
     points: _Points = "*",
+    engine: _Engine = "local",
     as_json: AsJson = False,
 ) -> None:
     "Run the experiments of chapters, resuming what was interrupted, and sum up their claims."
     chosen = known_chapters(chapters)
-    from mimo_jax import experiment as ex
+    from mimo_jax import executors, experiment as ex
 
     if preset == "smoke":
         _compile_fast()
+    where = executors.engine_named(engine)
     experiments = [_experiment(chapter) for chapter in chosen]
     for experiment in experiments:
         total = len(experiment.points(experiment.configuration(preset), seed))
         with ex.live_progress(f"{experiment.chapter}, {preset}", total) as progress:
-            ex.run(experiment, preset, seed, results, progress, points)
+            ex.run(experiment, preset, seed, results, progress, points, where)
     for experiment in experiments if points == "*" else ():
         ex.close(experiment.chapter, preset, results)
     ledgers = {e.chapter: _ledger(e.chapter, preset, results) for e in experiments}
