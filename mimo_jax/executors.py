@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'ANSWER_S', 'LOOPBACK', 'OBJECTS_BYTES', 'GREETING', 'ATTEMPTS', 'PointWorker', 'cores', 'check_address',
-           'ray_engine', 'engine_named']
+           'start_ray', 'ray_engine', 'engine_named']
 
 # %% ../nbs/00_core/09_executors.ipynb #268cb8e4
 import os
@@ -97,32 +97,39 @@ def check_address(address: str) -> None:
                               "ray start --head --port=6379") from None
 
 # %% ../nbs/00_core/09_executors.ipynb #7af4f6ef
-def _start(ray: Any, where: dict) -> None:
+def _start(ray: Any, where: dict) -> Any:
     "Raises `RuntimeError` where Ray does not start."
     with warnings.catch_warnings():  # of JAX's: what Ray forks becomes another program at once
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
         try:
-            ray.init(**where, log_to_driver=False, logging_level="ERROR")
+            return ray.init(**where, log_to_driver=False, logging_level="ERROR")
         except Exception as failed:  # Ray raises nothing narrower
             raise RuntimeError(f"Ray did not start: {failed}") from None
 
 
-def _connect(ray: Any, address: str | None) -> None:
-    """Start Ray, or join a cluster, unless this process has done so. Raises `RuntimeError` where
-    it does not start."""
-    if ray.is_initialized():
-        return
-    here = {"num_cpus": cores(), "_node_ip_address": "127.0.0.1", "include_dashboard": False,
-            "object_store_memory": OBJECTS_BYTES}
-    where = {"address": address} if address else here
+def start_ray(
+    ray: Any,  # the module
+    **where: Any,  # arguments of `ray.init`
+) -> Any:
+    """What `ray.init` returns, tried twice, for it gives a busy machine 30 s only. Raises
+    `RuntimeError` where Ray does not start."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        _start(ray, where)
-    except RuntimeError:  # a busy machine: once more
+        return _start(ray, where)
+    except RuntimeError:
         ray.shutdown()
-        _start(ray, where)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray takes it
+        return _start(ray, where)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray takes it
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    "Start Ray, or join a cluster, unless this process has done so."
+    here = {"num_cpus": cores(), "_node_ip_address": "127.0.0.1", "include_dashboard": False,
+            "object_store_memory": OBJECTS_BYTES}
+    if not ray.is_initialized():
+        start_ray(ray, **({"address": address} if address else here))
 
 # %% ../nbs/00_core/09_executors.ipynb #ae3853a7
 def _workers(ray: Any, count: int, *arguments) -> list:

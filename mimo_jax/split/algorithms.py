@@ -157,7 +157,7 @@ def _loss(params: Parts, moments: Parts, graphs: Parts, images, crossing: Crossi
         x, after = _run(graph, own, own_moments, x)
         found.append(after)
         if crossing is not None and cut < len(graphs) - 1:
-            x = crossing(x, jax.random.fold_in(key, cut), cut)
+            x = crossing(x, jax.random.fold_in(key, cut), cut)  # type: ignore
     return relative_error(images, x), Parts(*found)
 
 

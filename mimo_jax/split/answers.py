@@ -44,13 +44,13 @@ def _over_seeds(values: Iterable[float]) -> Measured:
 
 def _least(every: Iterable[np.ndarray]) -> Measured:
     "The least of several means over seeds, with its interval."
-    return min(map(_over_seeds, every), key=lambda measured: measured.value)
+    return min(map(_over_seeds, every), key=lambda measured: measured.value or 0.0)
 
 # %% ../../nbs/53_split/10_answers.ipynb #4912114a
 def _shifted(measured: Measured, by: float) -> Measured:
     "A value and its interval, moved."
-    value, *ends = (None if number is None else number + by for number in measured[:3])
-    return Measured(value, *ends)
+    value, low, high = (None if number is None else number + by for number in measured[:3])
+    return Measured(value, low, high)
 
 # %% ../../nbs/53_split/10_answers.ipynb #65b0f72d
 def _seeds(results: Results, *where) -> list[dict]:

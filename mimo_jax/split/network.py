@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -38,6 +37,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 # %% ../../nbs/53_split/07_network.ipynb #99ae7b49
+from ..executors import start_ray
 from .algorithms import _apart, _differentiate, _joined, _local_steps, _run
 from .algorithms import begin_federation, relative_error, round_messages
 from .checkpoints import OwnState, SharedState, SplitPlan, fingerprint, load_base
@@ -639,14 +639,6 @@ def need_ray() -> Any:
                           "pip install 'mimo_jax[distributed]'") from None
     return ray
 
-
-@contextmanager
-def _forking() -> Iterator[None]:
-    "Ray forks only to start other programs, which JAX cannot know: without its warning."
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"os.fork\(\) was called", RuntimeWarning)
-        yield
-
 # %% ../../nbs/53_split/07_network.ipynb #3e48c5ec
 @contextmanager
 def ray_cluster(host: str = LOOPBACK, port: int = 0, keys: Path | None = None) -> Iterator[str]:
@@ -658,11 +650,8 @@ def ray_cluster(host: str = LOOPBACK, port: int = 0, keys: Path | None = None) -
     variables = ray_environment(host, keys) | ({"RAY_GCS_SERVER_PORT": str(port)} if port else {})
     with _environment(variables):
         ray = need_ray()
-        with _forking():
-            started = ray.init(
-                num_cpus=1, include_dashboard=False, object_store_memory=STORE_BYTES,
-                _node_ip_address=host, namespace=NAMESPACE, log_to_driver=False,
-                logging_level="ERROR")
+        started = start_ray(ray, num_cpus=1, include_dashboard=False, namespace=NAMESPACE,
+                            object_store_memory=STORE_BYTES, _node_ip_address=host)
         try:
             yield _address(ray, started.address_info["address"], host)
         finally:
@@ -739,8 +728,7 @@ def joined_cluster(address: str, keys: Path | None = None) -> Iterator[None]:
         _check_token(address)
         ray = need_ray()
         with nullcontext() if own == host else _node(address, own):
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False,
-                     logging_level="ERROR", _node_ip_address=own)
+            start_ray(ray, address=address, namespace=NAMESPACE, _node_ip_address=own)
             try:
                 yield
             finally:
