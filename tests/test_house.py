@@ -30,7 +30,7 @@ LONGEST_CELL = 30  # lines
 FEWEST_WORDS = 200  # of prose on a page
 LARGEST_PAGE = 400_000  # bytes
 # What every experiment and every command group has; any other public name means one thing.
-SHARED_NAMES = {"points", "answers", "Sizes", "PRESETS", "experiment", "app"}
+SHARED_NAMES = {"points", "answers", "Sizes", "Run", "OfficialRun", "PRESETS", "experiment", "app"}
 # Beginnings of words in British spelling; the project writes American.
 BRITISH = re.compile(
     r"quantis|normalis|optimis|minimis|maximis|polaris|initialis|serialis|linearis|regularis"

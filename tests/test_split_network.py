@@ -100,8 +100,8 @@ def test_a_ue_returns_with_what_its_folder_holds_and_goes_back_to_what_was_count
     [count, state] = load_ue(tmp_path, PLAN, 1, ues[1].history.like)
     equal(state, last(ues[1]))
     ues[1].forward(1, 1)  # a round that the base station then lost
-    ues[1].head(1, network.pack(1, np.zeros((16, 16), np.float32)))
-    ues[1].backward(1, network.pack(1, np.ones((16, 16), np.float32)))
+    ues[1].head(1, network.write_message(1, np.zeros((16, 16), np.float32)))
+    ues[1].backward(1, network.write_message(1, np.ones((16, 16), np.float32)))
     assert count == 1 and ues[1].rounds() == 2
     ues[1] = ue_here(1, tmp_path)  # died with a file of round 2, and one of round 1
     base.greeted.discard(1)
@@ -140,11 +140,12 @@ class Liar(Here):
 
 
 @pytest.mark.parametrize("said, reason", [
-    (network.pack(0, np.full((16, 16), np.nan, np.float32)), "NaN or infinite"),
-    (network.pack(0, np.full((16, 16), np.inf, np.float32)), "NaN or infinite"),
-    (network.pack(0, np.ones((16, 15), np.float32)), r"float32 \[16, 15\], float32 \[16, 16\] is"),
-    (network.pack(0, np.ones((999, 999), np.float32)), "bytes, at most"),
-    (network.pack(7, np.ones((16, 16), np.float32)), "of round 7, round 0 is due"),
+    (network.write_message(0, np.full((16, 16), np.nan, np.float32)), "NaN or infinite"),
+    (network.write_message(0, np.full((16, 16), np.inf, np.float32)), "NaN or infinite"),
+    (network.write_message(0, np.ones((16, 15), np.float32)),
+     r"float32 \[16, 15\], float32 \[16, 16\] is"),
+    (network.write_message(0, np.ones((999, 999), np.float32)), "bytes, at most"),
+    (network.write_message(7, np.ones((16, 16), np.float32)), "of round 7, round 0 is due"),
     (b"\x80\x04K\x01.", "no message"),
     ("text", "no message, but a str"),
 ], ids=["NaN", "inf", "shape", "size", "round", "pickle", "type"])

@@ -145,7 +145,7 @@ def _run(graph, params, moments, x) -> tuple[Array, Any]:
     module.train()
     return module(x), nnx.state(module, nnx.Not(nnx.Param))
 
-
+# %% ../../nbs/53_split/03_algorithms.ipynb #0c292d59
 Crossing = Callable[[Array, Array, int], Array]  # (activations, key, cut) -> what arrives
 
 
@@ -376,7 +376,7 @@ def scores_by_ue(
 
     return jax.lax.map(one, (own, m_own, images))
 
-
+# %% ../../nbs/53_split/03_algorithms.ipynb #dc99a7a1
 def errors_by_ue(federation: Federation, graphs: Parts, state: FederatedState, images):
     "Each UE's NMSE of the channel alone; arguments as of `scores_by_ue`."
     return scores_by_ue(federation, graphs, state, images).nmse

@@ -84,7 +84,7 @@ class FederatedChannels(NamedTuple):
     shares: Shares
     tests: Float[Array, "ue test angle delay 2"]
 
-
+# %% ../../nbs/53_split/09_experiment.ipynb #86e9a461
 @dataclass
 class Run:
     "Channels that the points of one run share."
@@ -155,7 +155,7 @@ def _train(run: Run, place: tuple[str, int], federation: Federation, seed: int, 
     return {"rounds": [per_check * check for check in range(len(scores))], "exchanged": exchanged,
             "loss": [_digits(s.loss) for s in scores], "nmse": [_digits(s.nmse) for s in scores]}
 
-
+# %% ../../nbs/53_split/09_experiment.ipynb #20201f6e
 def _digits(values) -> list[float]:
     "Numbers with as many digits as count."
     return [float(f"{value:.5g}") for value in np.asarray(values).tolist()]

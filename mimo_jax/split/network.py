@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROUND', 'HEADER_BYTES', 'Answers', 'Ask', 'LOSS', 'PAUSE_S', 'KEY_FILES', 'DAYS', 'NEW_KEY', 'LOOPBACK', 'NAMESPACE',
-           'READY_S', 'STORE_BYTES', 'Refused', 'pack', 'unpack', 'draw_own', 'OwnHistory', 'UserEquipment', 'Begun',
-           'ByActivations', 'ByCopies', 'ue_kind', 'Patience', 'RoundReport', 'Talk', 'BaseStation', 'run_round',
-           'Here', 'make_keys', 'write_secret', 'ray_environment', 'check_reachable', 'need_ray', 'ray_cluster',
-           'end_of', 'own_address', 'joined_cluster', 'OverRay', 'has_joined', 'about_federation', 'rounds_of',
-           'start_ue', 'start_base_station', 'train_to']
+           'READY_S', 'STORE_BYTES', 'Refused', 'write_message', 'read_message', 'draw_own', 'OwnHistory',
+           'UserEquipment', 'Begun', 'ByActivations', 'ByCopies', 'ue_kind', 'Patience', 'RoundReport', 'Talk',
+           'BaseStation', 'run_round', 'Here', 'make_keys', 'write_secret', 'ray_environment', 'check_reachable',
+           'need_ray', 'ray_cluster', 'end_of', 'own_address', 'joined_cluster', 'OverRay', 'has_joined',
+           'about_federation', 'rounds_of', 'start_ue', 'start_base_station', 'train_to']
 
 # %% ../../nbs/53_split/07_network.ipynb #6419233e
 import os
@@ -54,13 +54,13 @@ class Refused(ValueError):
     "A message, a model or a round that is not accepted."
 
 
-def pack(number: int, tree: Any) -> bytes:
+def write_message(number: int, tree: Any) -> bytes:
     "The message of a round: arrays in the order of a pytree's leaves."
     arrays = {f"{i:04d}": np.asarray(a, order="C") for i, a in enumerate(jax.tree.leaves(tree))}
     return save_arrays(arrays | {ROUND: np.asarray(number, np.int64)})
 
 # %% ../../nbs/53_split/07_network.ipynb #8b5b7603
-def unpack(
+def read_message(
     content: Any,  # what came; only bytes can be a message
     like: Any,  # pytree of arrays or shapes
     number: int,  # round that is due
@@ -240,7 +240,7 @@ def _received(ue: UserEquipment, number: int, content: bytes, like: Any) -> Any:
     "What the base station sent in a round that was begun. Raises `Refused`."
     if ue.begun is None or number != ue.begun.number:
         raise Refused(f"UE {ue.ue}: round {number} was not begun")
-    return unpack(content, like, number, f"what the base station sent to UE {ue.ue}")
+    return read_message(content, like, number, f"what the base station sent to UE {ue.ue}")
 
 # %% ../../nbs/53_split/07_network.ipynb #e4d903d0
 class ByActivations(UserEquipment):
@@ -251,7 +251,7 @@ class ByActivations(UserEquipment):
         _begin(self, number, since)
         s, part = self.begun.own, self.graphs.encoder
         smashed, self.after = _forward(part, s.params.encoder, s.moments.encoder, self.begun.x)
-        return pack(number, smashed)
+        return write_message(number, smashed)
 
     def head(self, number: int, content: bytes) -> bytes:
         "Gradient with respect to what the tail returned, and the loss (eq. 3)."
@@ -260,7 +260,7 @@ class ByActivations(UserEquipment):
         (loss, after), (gradient, g_returned) = _head(
             part, s.params.head, s.moments.head, returned, self.begun.x)
         self.later = gradient, after
-        return pack(number, (g_returned, loss))
+        return write_message(number, (g_returned, loss))
 
     def backward(self, number: int, content: bytes) -> None:
         "Step of encoder and head, given the gradient with respect to the activations (eq. 5)."
@@ -284,7 +284,7 @@ class ByCopies(UserEquipment):
         x = self.begun.x.reshape(-1, f.batch, *self.images.shape[1:])
         state, sent, loss = _local(f, self.graphs, self.begun.own, *shared, x)
         self.history.add(number + 1, state)
-        return pack(number, (sent, loss))
+        return write_message(number, (sent, loss))
 
 
 def ue_kind(plan: SplitPlan) -> type[UserEquipment]:
@@ -346,7 +346,7 @@ class Talk:
         if like is None: return True
         self.up_bytes += len(answer) if isinstance(answer, bytes) else 0
         try:
-            return unpack(answer, like, self.number, f"what UE {ue} sent")
+            return read_message(answer, like, self.number, f"what UE {ue} sent")
         except Refused as wrong:
             self.absent[ue] = str(wrong)
             return None
@@ -369,10 +369,10 @@ def _with_activations(plan, graphs, messages, state: SharedState, talk: Talk, ue
     up, down = messages
     smashed = talk("forward", {u: (int(state.seen[u]),) for u in ues}, up[0])
     run = {u: _forward(part, weights, moments, x) for u, x in smashed.items()}
-    sent = {u: (pack(talk.number, returned),) for u, (returned, _) in run.items()}
+    sent = {u: (write_message(talk.number, returned),) for u, (returned, _) in run.items()}
     back = talk("head", sent, (up[1], LOSS))
     found = {u: _backward(part, weights, moments, smashed[u], g) for u, (g, _) in back.items()}
-    sent = {u: (pack(talk.number, g_smashed),) for u, (_, g_smashed) in found.items()}
+    sent = {u: (write_message(talk.number, g_smashed),) for u, (_, g_smashed) in found.items()}
     done = list(talk("backward", sent))
     if not done:
         return None
@@ -384,7 +384,7 @@ def _with_activations(plan, graphs, messages, state: SharedState, talk: Talk, ue
 def _with_copies(plan, graphs, messages, state: SharedState, talk: Talk, ues):
     "The shared parts after a round, their moments, and losses, of the UEs that answered."
     shared = (state.params, state.moments)
-    content = pack(talk.number, shared)
+    content = write_message(talk.number, shared)
     said = talk("local", {u: (int(state.seen[u]), content) for u in ues}, (messages.up, LOSS))
     if not said:
         return None
