@@ -79,9 +79,10 @@ def test_help_and_usage_errors_import_nothing_heavy():
 def test_choices_of_options_are_those_of_the_library():
     "The command line names them itself, so that its help imports nothing heavy."
     from mimo_jax.autoencoder import memory, model
-    from mimo_jax.cli import autoencoder, csi, data, link
+    from mimo_jax.cli import autoencoder, csi, data, link, split
     from mimo_jax.csi import channels, csinet, families, pruning, quantization
     from mimo_jax.propagation import cost2100, delay_lines
+    from mimo_jax.split import algorithms
 
     def choices(command, option: str) -> tuple[str, ...]:
         return get_args(get_type_hints(command)[option])
@@ -95,6 +96,7 @@ def test_choices_of_options_are_those_of_the_library():
     assert choices(csi.train_command, "environment") == tuple(channels.ENVIRONMENTS)
     assert choices(csi.compress_command, "shape") == pruning.SHAPES
     assert choices(csi.export_command, "precision") == quantization.PRECISIONS
+    assert choices(split.split_train_command, "algorithm") == tuple(algorithms.ALGORITHMS)
 
 
 def test_memory_answers_in_json():
