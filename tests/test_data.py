@@ -111,7 +111,7 @@ def libri(folder, n=3, rate=16000):
 def test_an_hdf5_file_that_hangs_or_kills_the_library_is_refused(look, said, tmp_path, monkeypatch):
     mat73(tmp_path / "x.mat")
     formats.check_hdf5(tmp_path / "x.mat")
-    monkeypatch.setattr(formats, "LOOK", look)
+    monkeypatch.setattr(formats, "_LOOK", look)
     monkeypatch.setattr(formats, "HDF5_LIMIT_S", 2.0)
     with pytest.raises(ValueError, match=f"x.mat is damaged: {said}"):
         formats.read_mat(tmp_path / "x.mat", "HT", IMAGES.shape[1])
