@@ -34,13 +34,16 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/uv
 demo: $(VENV)/.installed-core  ## reproduce every chapter at the smoke preset and sum up its claims
 	$(BIN)/mimo-jax reproduce --preset smoke
 
-# A process per folder of pages: compiled programs add up, and one process may map only so many.
+# A process per folder of pages: compiled programs add up, and one process may map only so many. And one
+# for the tests that start Ray with keys, which a process that had Ray without them cannot.
 test: $(VENV)/.installed-dev lint  ## lint, types, all pages, pytest; CHAPTER=52_csi: its pages and the tests that import it
 	@files=$$($(BIN)/python tests/belongs.py $(CHAPTER)) && echo "test files: $${files:-none}"
 	for folder in $(FOLDERS); do \
 	  $(TEST_ENV) $(BIN)/nbdev_test --path $$folder --n_workers 2 --timing || exit 1; done
-	files=$$($(BIN)/python tests/belongs.py $(CHAPTER)); \
-	  [ -z "$$files" ] || $(TEST_ENV) $(BIN)/python -m pytest --durations 10 $$files
+	for file in $$($(BIN)/python tests/belongs.py $(CHAPTER)); do \
+	    case $$file in *test_split_network.py) alone=$$file;; *) rest="$$rest $$file";; esac; done; \
+	  for files in "$$rest" "$$alone"; do [ -z "$$files" ] || \
+	    $(TEST_ENV) $(BIN)/python -m pytest --durations 10 $$files || exit 1; done
 
 fuzz: $(VENV)/.installed-dev  ## 10,000 command lines, damaged files and stopped runs, others each time
 	MIMO_JAX_FUZZ=10000 MPLBACKEND=agg $(BIN)/python -m pytest --durations 10 tests/fuzz
