@@ -47,13 +47,11 @@ def ours(batch):
     return run
 
 
-def theirs(batch):
-    "The same in PyTorch, UE by UE."
+def torch_parts():
+    "Encoder and tail in PyTorch, as classes."
     import torch
     from torch import nn
     from torch.nn.functional import leaky_relu
-
-    torch.set_num_threads(THREADS)
 
     def unit(a, b, *size):
         return nn.Sequential(nn.Conv2d(a, b, size, padding="same", bias=False),
@@ -96,6 +94,16 @@ def theirs(batch):
             x = leaky_relu(self.mix(self.expand(s).view(-1, 2, 32, 32)), 0.3)
             return self.gather(self.blocks(x).flatten(1))
 
+    return Encoder, Tail
+
+
+def theirs(batch):
+    "The same in PyTorch, UE by UE."
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(THREADS)
+    Encoder, Tail = torch_parts()
     encoders, tail = [Encoder() for _ in range(UES)], Tail()
     heads = [nn.Sequential(nn.Linear(256, 2048), nn.Hardsigmoid()) for _ in range(UES)]
     parts = [*encoders, tail, *heads]
