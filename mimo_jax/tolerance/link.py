@@ -121,7 +121,7 @@ class PacketChannel(Protocol):
         "Which values of one transmission are lost."
         ...
 
-    def blocks(self, values: Num[Array, "value"], rate: float = 0.0) -> float:
+    def blocks(self, values: Num[Array, "value"], rate: int | float = 0.0) -> int | float:
         "Transport blocks that the values cost, on average at such a rate."
         ...
 
@@ -170,7 +170,7 @@ class Burst:
         lost = jax.random.bernoulli(key, rate, (packets,))
         return lost_with(lost, values, self.packet_bytes)
 
-    def blocks(self, values: Any, rate: float = 0.0) -> int:
+    def blocks(self, values: Any, rate: int | float = 0.0) -> int:
         "Transport blocks that the values fill."
         return count_packets(values, self.packet_bytes)
 
@@ -186,7 +186,7 @@ class Random:
         check_rate(rate)
         return jax.random.bernoulli(key, rate, values.shape)
 
-    def blocks(self, values: Any, rate: float = 0.0) -> int:
+    def blocks(self, values: Any, rate: int | float = 0.0) -> int:
         "Transport blocks that the values fill."
         return count_packets(values, self.packet_bytes)
 
