@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['interleave', 'deinterleave', 'Interleaved', 'unequal_rates', 'Importance', 'place_bytes', 'largest_values',
-           'HarqLevel', 'McsLevel', 'Repeated', 'TwoLevel']
+           'place_in_front', 'HarqLevel', 'McsLevel', 'Repeated', 'TwoLevel']
 
 # %% ../../nbs/54_tolerance/05_codes.ipynb #ce21a257
 import math
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from .link import Burst, ErrorRates, PacketChannel, check_rate, count_packets
-from .link import PACKET_BYTES
+from .link import PACKET_BYTES, is_hole
 
 # %% ../../nbs/54_tolerance/05_codes.ipynb #f2d6889f
 @cache
@@ -62,13 +62,19 @@ class Interleaved:
         return self.channel.blocks(values, rate)
 
 # %% ../../nbs/54_tolerance/05_codes.ipynb #6fd42bd8
+def _sizes(values: Num[Array, "value"]) -> Float[Array, "value"]:
+    "Magnitudes; holes have none."
+    return jnp.where(is_hole(values), 0, jnp.abs(values.astype(jnp.float32)))
+
+
 def unequal_rates(
     values: Num[Array, "value"],
     rate: ErrorRates,  # mean error rate
 ) -> Float[Array, "value"]:
-    "Probabilities of loss min(1, c/|v|) whose mean is the rate (water-filling)."
-    size = jnp.abs(values.astype(jnp.float32))
-    target = jnp.asarray(rate, jnp.float32) * size.size
+    "Probabilities of loss min(1, c/|v|), whose mean is the rate; holes have none."
+    size = _sizes(values)
+    target = jnp.asarray(rate, jnp.float32) * jnp.sum(~is_hole(values))
+    size = jnp.where(is_hole(values), jnp.inf, size)
     zeros = jnp.sum(size == 0)
     first = jnp.minimum(1, target / jnp.maximum(zeros, 1))  # of zeros, which cost nothing
 
@@ -117,7 +123,7 @@ def largest_values(
     count: int,
 ) -> Bool[Array, "value"]:
     "Which values are the `count` largest in magnitude; of equal ones, the first."
-    bits = jax.lax.bitcast_convert_type(jnp.abs(values.astype(jnp.float32)), jnp.int32)
+    bits = jax.lax.bitcast_convert_type(_sizes(values), jnp.int32)
 
     def raised(i, least):  # bit by bit, as magnitudes of floats sort as their bits do
         higher = least | (1 << (30 - i))
@@ -128,7 +134,9 @@ def largest_values(
     return above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
 
 
-def _places(marked: Bool[Array, "value"]) -> Int[Array, "value"]:
+def place_in_front(
+    marked: Bool[Array, "value"],
+) -> Int[Array, "value"]:
     "Where values are in a sequence with the marked ones first, each part in the order it had."
     return jnp.where(marked, jnp.cumsum(marked), jnp.sum(marked) + jnp.cumsum(~marked)) - 1
 
@@ -225,7 +233,7 @@ class Repeated:
         copies = jnp.tile(values[jnp.argsort(~marked)[:count]], self.times - 1)
         lost = self.channel(key, jnp.concatenate([values, copies]), rate)
         copies_lost = lost[values.size :].reshape(self.times - 1, count).all(0)
-        spared = marked & ~copies_lost[jnp.minimum(_places(marked), count - 1)]
+        spared = marked & ~copies_lost[jnp.minimum(place_in_front(marked), count - 1)]
         return lost[: values.size] & ~spared
 
     def blocks(self, values: Any, rate: int | float = 0.0) -> int | float:
@@ -254,7 +262,7 @@ class TwoLevel:
         sent = values[jnp.argsort(~marked)]
         safe = self.channel(keys[0], sent[:count], self.level.residual(rate))
         rest = self.channel(keys[1], sent[count:], rate)
-        return jnp.concatenate([safe, rest])[_places(marked)]
+        return jnp.concatenate([safe, rest])[place_in_front(marked)]
 
     def blocks(self, values: Any, rate: int | float = 0.0) -> int | float:
         "Transport blocks of both levels, and of what tells which values those are."
