@@ -7,7 +7,7 @@ __all__ = ['AVERAGES', 'share_images', 'Weights', 'layer_of_values', 'exposed_la
            'train_federation']
 
 # %% ../../nbs/54_tolerance/09_federated.ipynb #a7273124
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from .link import Burst, Format, PacketChannel, check_rate, deserialize
 from .link import serialize
@@ -49,7 +49,7 @@ def _layer_number(path: tuple) -> int:
     "Position of the layer that an array of a `Layered` belongs to."
     keys = [getattr(part, "key", getattr(part, "idx", getattr(part, "name", None)))
             for part in path]
-    return int(keys[keys.index("layers") + 1])
+    return int(keys[keys.index("layers") + 1])  # type: ignore
 
 
 def layer_of_values(weights: Weights) -> Int[np.ndarray, "value"]:
