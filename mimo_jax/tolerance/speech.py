@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAUSE_S', 'CHARACTERS', 'DIGIT_WORDS', 'connected_digits', 'Frontend', 'mel_filters', 'speech_frames', 'Alphabet',
-           'LabeledSpeech', 'label_speech', 'spoken', 'FrameDense', 'ClippedRelu', 'BiGru', 'SpeechSizes',
-           'deep_speech', 'ctc_losses', 'greedy_symbols', 'beam_symbols', 'edit_distance', 'symbol_errors',
-           'word_errors', 'word_error_rate', 'mean_ctc', 'train_recognizer', 'transcribe']
+           'LabeledSpeech', 'label_speech', 'spoken', 'FrameDense', 'BiGru', 'SpeechSizes', 'deep_speech', 'ctc_losses',
+           'greedy_symbols', 'beam_symbols', 'edit_distance', 'symbol_errors', 'word_errors', 'word_error_rate',
+           'mean_ctc', 'train_recognizer', 'transcribe']
 
 # %% ../../nbs/54_tolerance/02_speech.ipynb #46c8841b
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ..data.formats import WORDS, Speech
 from ..data.speech import spoken_digits
-from .networks import Layered
+from .networks import Layered, Relu
 from ..training import Fitted, Training, fit
 from ..units import ErrorRate, wilson
 
@@ -220,13 +220,6 @@ class FrameDense(nnx.Module):
         y = x @ self.kernel[...] + self.bias[...][None, None]
         return y * spoken(x)[..., None]
 
-
-class ClippedRelu(nnx.Module):
-    "min(max(x, 0), 20), the activation of Deep Speech."
-
-    def __call__(self, x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-        return jnp.clip(x, 0, 20)
-
 # %% ../../nbs/54_tolerance/02_speech.ipynb #b43f8528
 class BiGru(nnx.Module):
     "A gated recurrent unit in each direction over an utterance (@eq-gru)."
@@ -286,11 +279,11 @@ def deep_speech(sizes: SpeechSizes, *, rngs: nnx.Rngs) -> Layered:
     inputs = [sizes.features, *[sizes.width] * sizes.blocks]
     for i, features in enumerate(inputs[:-1], 1):
         layers[f"fc{i}"] = FrameDense(features, sizes.width, rngs=rngs)
-        layers[f"relu{i}"] = ClippedRelu()
+        layers[f"relu{i}"] = Relu(20.0)
     last = sizes.blocks + 1
     layers["gru"] = BiGru(sizes.width, sizes.state, rngs=rngs)
     layers[f"fc{last}"] = FrameDense(2 * sizes.state, sizes.width, rngs=rngs)
-    layers[f"relu{last}"] = ClippedRelu()
+    layers[f"relu{last}"] = Relu(20.0)
     layers[f"fc{last + 1}"] = FrameDense(sizes.width, sizes.symbols, rngs=rngs)
     return Layered(layers)
 
