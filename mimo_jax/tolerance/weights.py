@@ -179,7 +179,7 @@ def torch_sizes(
     raise ValueError(f"{source} is of neither network: torchvision names the first and the last "
                      f"array of {ends}")
 
-
+# %% ../../nbs/54_tolerance/03_weights.ipynb #b0b618c9
 def load_torch_weights(
     path: Path | str,  # .safetensors, or what torch.save(model.state_dict(), path) writes
 ) -> tuple[str, Layered]:
@@ -190,7 +190,7 @@ def load_torch_weights(
     model = nnx.eval_shape(lambda: IMAGE_NETWORKS[family](sizes, nnx.Rngs(0)))
     return family, fill_torch_weights(family, model, tensors, path)
 
-# %% ../../nbs/54_tolerance/03_weights.ipynb #7d28b141
+# %% ../../nbs/54_tolerance/03_weights.ipynb #7e47f2d9
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue from 0 to 1
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
