@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import pytest
+import safetensors.numpy
 import soundfile
 from flax import nnx
 from hypothesis import event, given, note
@@ -31,6 +32,7 @@ from mimo_jax.training import check_resume
 from mimo_jax.data import csi_sets, formats, sets
 from mimo_jax.split import algorithms, model
 from mimo_jax.split import checkpoints as federations
+from mimo_jax.tolerance import networks, weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from test_csi import torch_file  # noqa: E402
@@ -158,6 +160,13 @@ def torch(path: Path) -> None:
     torch_file(path, {"fc.weight": np.ones((4, 8)), "fc.bias": np.zeros(4)})
 
 
+def torchvision(path: Path) -> None:
+    network = networks.resnet18(networks.ImageSizes(1, 2, 1), nnx.Rngs(0))
+    slots = weights._slots(network, weights.torch_prefixes("resnet18", network))
+    path.write_bytes(safetensors.numpy.save({slot.name: np.ones(slot.shape, np.float32)
+                                             for slot in slots}))
+
+
 def utterances(path: Path):
     return list(formats.utterances(path.parents[2]))
 
@@ -218,6 +227,8 @@ def readers() -> dict[str, Reader]:
         "PyTorch": Reader("t.pth", torch, checkpoints.torch_tensors),
         "CRNet of PyTorch": Reader("t.pth", torch, partial(checkpoints.load_torch, "crnet"),
                                    whole=False, compiles=True),
+        "ResNet18 of torchvision": Reader("r.safetensors", torchvision, weights.load_torch_weights,
+                                          compiles=True),
         "MATLAB 5": Reader("a.mat", lambda p: mat5(p, x=IMAGES[:2]), formats.read_csi),
         "MATLAB 7.3": Reader("b.mat", lambda p: mat73(p, x=IMAGES[:2]), formats.read_csi),
         "channels": Reader("c.mat", lambda p: mat5(p, "HF_all", np.ones((2, 4000), np.complex64)),
