@@ -234,7 +234,7 @@ def _with_gradient(forward, backward):
 
 _wide = _with_gradient(_wide_forward, _wide_backward)
 
-
+# %% ../nbs/00_core/06_layers.ipynb #c0w5
 def wide_convolve(
     x: Float[Array, "batch height width feature"],
     kernel: Float[Array, "row column feature output"],  # odd numbers of rows and columns

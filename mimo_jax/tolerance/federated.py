@@ -57,7 +57,7 @@ def layer_of_values(weights: Weights) -> Int[np.ndarray, "value"]:
     leaves = jax.tree_util.tree_leaves_with_path(weights)
     return np.concatenate([np.full(x.size, _layer_number(path)) for path, x in leaves])
 
-
+# %% ../../nbs/54_tolerance/09_federated.ipynb #7df0fe9e
 def exposed_layers(
     model: Layered,
     names: Sequence[str] | None = None,  # None: all but the norms
@@ -73,7 +73,7 @@ def exposed_layers(
                          f"{', '.join(held)}")
     return jnp.array([name in chosen for name in model.names])
 
-# %% ../../nbs/54_tolerance/09_federated.ipynb #9d564dfd
+# %% ../../nbs/54_tolerance/09_federated.ipynb #519e3f40
 AVERAGES = ("zeros", "received")
 
 
@@ -88,7 +88,7 @@ class Uplink:
         if self.average not in AVERAGES:
             raise ValueError(f"average={self.average!r}: choose from {', '.join(AVERAGES)}")
 
-
+# %% ../../nbs/54_tolerance/09_federated.ipynb #e67de5b6
 def _add_upload(total, key, weights: Weights, layers, exposed, rate, uplink: Uplink):
     "Sum and number of what has arrived, with one more upload."
     message = serialize(weights, Format())
@@ -105,7 +105,7 @@ def _average(total, clients: int, old: Weights, uplink: Uplink) -> Weights:
     values = jnp.where(kept, before.values, total[0] / among)
     return deserialize(before._replace(values=values), old, Format())
 
-# %% ../../nbs/54_tolerance/09_federated.ipynb #e67de5b6
+# %% ../../nbs/54_tolerance/09_federated.ipynb #2b3b8f27
 @dataclass(frozen=True)
 class FederatedPlan:
     "How a federation is trained. Raises `ValueError` for values that cannot be."
@@ -128,7 +128,7 @@ def _tools(plan: FederatedPlan):
     loss = ClassifierLoss(plan.batch, plan.mirror)
     return optax.sgd(plan.learning_rate, 0.9), Training(batch=plan.batch, steps=plan.updates), loss
 
-# %% ../../nbs/54_tolerance/09_federated.ipynb #6b023c37
+# %% ../../nbs/54_tolerance/09_federated.ipynb #a157b876
 def _local(graph, tools, weights: Weights, data: LabeledImages, keys) -> Weights:
     "Weights of a client after its updates."
     optimizer, training, loss = tools
@@ -159,7 +159,7 @@ def _train_rounds(graph, plan: FederatedPlan, uplink: Uplink, weights, shares, k
 
     return jax.lax.scan(one_round, weights, jax.random.split(key, plan.rounds))[0]
 
-# %% ../../nbs/54_tolerance/09_federated.ipynb #2b3b8f27
+# %% ../../nbs/54_tolerance/09_federated.ipynb #c93a89c7
 def train_federation(
     model: Layered,  # where to start; not changed
     plan: FederatedPlan,

@@ -204,7 +204,7 @@ def _block(name: str, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs) ->
     return {f"{name}.{part}": layer
             for part, layer in (main | shortcut | {"add": Join(), "relu2": Relu()}).items()}
 
-
+# %% ../../nbs/54_tolerance/01_networks.ipynb #608ac948
 def resnet18(sizes: ImageSizes, rngs: nnx.Rngs) -> Layered:
     "ResNet18: conv1 bn1 relu1 stage1.block1.conv1 ... stage4.block2.relu2 mean flatten dense1."
     w, wide = sizes.width, sizes.stem == "torchvision"
@@ -221,10 +221,10 @@ def resnet18(sizes: ImageSizes, rngs: nnx.Rngs) -> Layered:
     return Layered(layers | {"mean": MeanPool(), "flatten": Flatten(),
                              "dense1": Dense(inputs, sizes.classes, rngs=rngs)})
 
-# %% ../../nbs/54_tolerance/01_networks.ipynb #608ac948
+# %% ../../nbs/54_tolerance/01_networks.ipynb #ef40f35d
 IMAGE_NETWORKS = {"vgg11": vgg11, "resnet18": resnet18}
 
-# %% ../../nbs/54_tolerance/01_networks.ipynb #a3b5d302
+# %% ../../nbs/54_tolerance/01_networks.ipynb #46b7f4f6
 CUTS_OF = {"vgg11": ("conv1", "conv2", "conv6", "conv8"),
            "resnet18": tuple(f"stage{n}.block2.relu2" for n in (1, 2, 3, 4))}
 
@@ -238,7 +238,7 @@ def crossing_shapes(model: Layered, image: tuple[int, ...]) -> dict[str, list[tu
         found[name] = [leaf.shape[1:] for leaf in jax.tree.leaves(x)]
     return found
 
-# %% ../../nbs/54_tolerance/01_networks.ipynb #b3e59a23
+# %% ../../nbs/54_tolerance/01_networks.ipynb #82c5f92b
 class LabeledImages(NamedTuple):
     "Images as a network takes them."
 
@@ -255,7 +255,7 @@ def standardize(
     mean, deviation = source.mean((0, 1, 2)), source.std((0, 1, 2))
     return jnp.asarray((np.asarray(images, np.float32) - mean) / np.maximum(deviation, 1e-6))
 
-# %% ../../nbs/54_tolerance/01_networks.ipynb #82c5f92b
+# %% ../../nbs/54_tolerance/01_networks.ipynb #523eadc6
 MOST_SHIFT = 4  # pixels
 
 
@@ -273,7 +273,7 @@ def varied(key, images, mirror: bool):
     turned = jax.random.bernoulli(flip, 0.5, (len(images), 1, 1, 1)) & mirror
     return jnp.where(turned, moved[:, :, ::-1], moved)
 
-# %% ../../nbs/54_tolerance/01_networks.ipynb #523eadc6
+# %% ../../nbs/54_tolerance/01_networks.ipynb #106cbbb5
 @dataclass(frozen=True)
 class ClassifierLoss:
     "Cross entropy of a batch drawn from labeled images."
@@ -288,7 +288,7 @@ class ClassifierLoss:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[rows])
         return losses.mean()
 
-
+# %% ../../nbs/54_tolerance/01_networks.ipynb #981b0251
 REPORTED = 50  # updates between reports
 
 
@@ -306,7 +306,7 @@ def train_classifier(
                     chunk=min(updates, REPORTED))
     return fit(model, plan, loss, data, key, fresh, report=report).model
 
-# %% ../../nbs/54_tolerance/01_networks.ipynb #981b0251
+# %% ../../nbs/54_tolerance/01_networks.ipynb #33074e11
 def enlarged_digits(split: str = "train") -> LabeledImages:
     "Handwritten digits of 32 x 32 pixels, one channel: 1,437 to train or 360 to test."
     train, chosen = digits("train"), digits(split)
