@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['VALUE_DTYPES', 'ORDERS', 'HOLE', 'PACKET_BYTES', 'ErrorRates', 'Format', 'Serialized', 'is_hole', 'serialize',
-           'deserialize', 'PacketChannel', 'check_rate', 'count_packets', 'lost_with', 'Burst', 'Random',
-           'transmit_one', 'transmit_each', 'with_errors']
+           'deserialize', 'PacketChannel', 'check_rate', 'count_packets', 'lost_with', 'Burst', 'Random', 'Fates',
+           'simulate_fates', 'transmit_one', 'transmit_each', 'with_errors']
 
 # %% ../../nbs/54_tolerance/04_link.ipynb #6cfcefaa
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -20,6 +20,11 @@ import numpy as np
 from flax import linen, nnx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Key, Num, Real
+
+from ..nr import pusch as uplink
+from ..nr.pusch import Link
+from ..phy.channel import awgn, noise_variance
+from ..phy.constellation import random_bits
 
 # %% ../../nbs/54_tolerance/04_link.ipynb #99ea04d5
 VALUE_DTYPES = {"float32": jnp.float32, "float16": jnp.float16, "bfloat16": jnp.bfloat16,
@@ -199,7 +204,83 @@ class Random:
         "Transport blocks that the values fill."
         return count_packets(values, self.packet_bytes)
 
-# %% ../../nbs/54_tolerance/04_link.ipynb #5843c21b
+# %% ../../nbs/54_tolerance/04_link.ipynb #11811363
+@dataclass(frozen=True)
+class Fates:
+    """What a simulated link did to packets, at several SNRs: losses of packets that follow each
+    other are those of one channel. Raises `ValueError` for a table that is none."""
+
+    lost: tuple[tuple[tuple[bool, ...], ...], ...]  # [SNR][message][packet]
+    packet_bytes: int = PACKET_BYTES
+
+    def __post_init__(self):
+        try: table = np.array(self.lost, bool)
+        except ValueError: table = np.zeros(0)
+        if table.ndim != 3 or not table.size:
+            raise ValueError("lost: need as many packets of as many messages at every SNR")
+
+    @property
+    def rates(self) -> np.ndarray:
+        "Error rate at every SNR."
+        return np.mean(self.lost, (1, 2))
+
+    def _levels(self) -> tuple[np.ndarray, np.ndarray]:
+        "Rising error rates from 0 to 1, and the fates that belong to them."
+        table = np.array(self.lost, bool)
+        table = np.concatenate([np.zeros_like(table[:1]), table, np.ones_like(table[:1])])
+        rates, which = np.unique(table.mean((1, 2)), return_index=True)
+        return rates.astype(np.float32), table[which]
+
+    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: ErrorRates
+                 ) -> Bool[Array, "value"]:
+        check_rate(rate)
+        rates, table = map(jnp.asarray, self._levels())
+        packets = count_packets(values, self.packet_bytes)
+        upper = jnp.clip(jnp.searchsorted(rates, rate), 1, rates.size - 1)
+        share = (rate - rates[upper - 1]) / (rates[upper] - rates[upper - 1])
+        draw, choose = jax.random.split(key)
+        messages = -(-packets // table.shape[2])
+        message = jax.random.randint(draw, (messages,), 0, table.shape[1])
+        level = upper - 1 + jax.random.bernoulli(choose, share, (messages,))
+        lost = table[level, message].ravel()[:packets]
+        return lost_with(lost, values, self.packet_bytes)
+
+    def blocks(self, values: Any, rate: int | float = 0.0) -> int:
+        "Transport blocks that the values fill."
+        return count_packets(values, self.packet_bytes)
+
+# %% ../../nbs/54_tolerance/04_link.ipynb #224136b1
+@partial(jax.jit, static_argnames=("link", "blocks"))
+def _wrong_blocks(key, link: Link, snr_db, blocks: int) -> Bool[Array, "block"]:
+    "Which transport blocks of a message arrive wrong when all of them see one channel."
+    data, fading, noise_key = jax.random.split(key, 3)
+    pusch = link.pusch
+    noise = noise_variance(snr_db, uplink.energy(uplink.precoder(pusch)))
+    bits = random_bits(data, (blocks, pusch.transport_block_size))
+    H = uplink.draw_channel(fading, link)
+    H = jnp.broadcast_to(H, (blocks, *H.shape))
+    y = awgn(noise_key, uplink.apply_channel(H, uplink.transmit_slot(bits, pusch)), noise)
+    back = uplink.receive_slot(y, H, noise, link)
+    return ~back.crc_ok | jnp.any(back.bits != bits, -1)
+
+
+def simulate_fates(
+    key: Key[Array, ""],
+    link: Link,  # PUSCH, channel and receiver
+    snrs_db: Sequence[float],  # Es/N0 per antenna
+    messages: int = 16,  # at each SNR, each over a channel of its own
+    blocks: int = 8,  # transport blocks of a message, over the same channel
+    packet_bytes: int | None = None,  # that stand for a transport block; None: its size
+) -> Fates:
+    "Packets lost by a simulated link. Raises `ValueError` for a bad SNR or no blocks."
+    for snr_db in snrs_db: uplink.check_simulation(float(snr_db), min(messages, blocks))
+    keys = jax.random.split(key, messages)  # the same at every SNR
+    lost = [[_wrong_blocks(k, link, jnp.float32(snr_db), blocks) for k in keys]
+            for snr_db in snrs_db]
+    table = tuple(tuple(tuple(np.asarray(row).tolist()) for row in rows) for rows in lost)
+    return Fates(table, packet_bytes or link.pusch.transport_block_size // 8)
+
+# %% ../../nbs/54_tolerance/04_link.ipynb #ab13ff3d
 def transmit_one(
     key: Key[Array, ""],
     tree: Any,  # pytree of arrays [..., channel]: a feature map of one sample, or weights
@@ -230,7 +311,7 @@ def transmit_each(
     one = partial(transmit_one, rate=rate, channel=channel, format=format)
     return jax.vmap(one)(keys, tree)
 
-# %% ../../nbs/54_tolerance/04_link.ipynb #224136b1
+# %% ../../nbs/54_tolerance/04_link.ipynb #5ff3667f
 class _Lossy(nnx.Module):
     "A module with a link behind it."
 
@@ -266,7 +347,7 @@ def _nnx_with_errors(model: nnx.Module, name: str, link: Callable) -> Callable:
 
     return run
 
-# %% ../../nbs/54_tolerance/04_link.ipynb #ab13ff3d
+# %% ../../nbs/54_tolerance/04_link.ipynb #880b87b0
 def _linen_with_errors(model: linen.Module, name: str, link: Callable) -> Callable:
     def run(key, rate, *args, **kwargs):
         seen = {}
