@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from .link import Burst, ErrorRates, PacketChannel, check_rate, count_packets
+from .link import Burst, RateLike, PacketChannel, check_rate, count_packets
 from .link import PACKET_BYTES, is_hole
 
 # %% ../../nbs/54_tolerance/05_codes.ipynb #f2d6889f
@@ -52,7 +52,7 @@ class Interleaved:
     channel: PacketChannel = Burst()
     seed: int = 0
 
-    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: ErrorRates
+    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: RateLike
                  ) -> Bool[Array, "value"]:
         lost = self.channel(key, interleave(values, self.seed), rate)
         return deinterleave(lost, self.seed)
@@ -69,7 +69,7 @@ def _sizes(values: Num[Array, "value"]) -> Float[Array, "value"]:
 
 def unequal_rates(
     values: Num[Array, "value"],
-    rate: ErrorRates,  # mean error rate
+    rate: RateLike,  # mean error rate
 ) -> Float[Array, "value"]:
     "Probabilities of loss min(1, c/|v|), whose mean is the rate; holes have none."
     size = _sizes(values)
@@ -99,7 +99,7 @@ class Importance:
 
     packet_bytes: int = PACKET_BYTES  # only counted
 
-    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: ErrorRates
+    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: RateLike
                  ) -> Bool[Array, "value"]:
         check_rate(rate)
         return jax.random.uniform(key, values.shape) < unequal_rates(values, rate)
@@ -154,11 +154,11 @@ class HarqLevel:
             raise ValueError(f"transmissions={self.transmissions}, gain={self.gain}: need at "
                              "least 1, and a gain in [0, 1]")
 
-    def residual(self, rate: ErrorRates) -> Any:
+    def residual(self, rate: RateLike) -> Any:
         "Error rate after the last transmission."
         return rate * self.gain ** (self.transmissions - 1)
 
-    def cost(self, rate: ErrorRates) -> Any:
+    def cost(self, rate: RateLike) -> Any:
         "Transmissions of a block, on average."
         return 1 + rate * sum(self.gain**k for k in range(self.transmissions - 1))
 
@@ -178,12 +178,12 @@ class McsLevel:
                              "least 1, and at least two pairs of BLER that rise")
         check_rate(self.measured)
 
-    def residual(self, rate: ErrorRates) -> Any:
+    def residual(self, rate: RateLike) -> Any:
         "Error rate of the robust scheme."
         usual, robust = (jnp.asarray(column) for column in zip(*self.measured, strict=True))
         return jnp.interp(rate, usual, robust)
 
-    def cost(self, rate: ErrorRates) -> Any:
+    def cost(self, rate: RateLike) -> Any:
         "Transport blocks for each of the usual scheme."
         return self.cost_factor
 
@@ -225,7 +225,7 @@ class Repeated:
         if self.times < 1:
             raise ValueError(f"times={self.times}: need at least 1")
 
-    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: ErrorRates
+    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: RateLike
                  ) -> Bool[Array, "value"]:
         count = _marked(values, self.share)
         if not count: return self.channel(key, values, rate)
@@ -255,7 +255,7 @@ class TwoLevel:
     def __post_init__(self):
         _check_share(self.share)
 
-    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: ErrorRates
+    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: RateLike
                  ) -> Bool[Array, "value"]:
         count = _marked(values, self.share)
         marked, keys = largest_values(values, count), jax.random.split(key)

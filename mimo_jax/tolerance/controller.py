@@ -7,7 +7,6 @@ __all__ = ['MOST_ATTEMPTS', 'ResidualRates', 'SLOT_S', 'FittedResidual', 'Measur
            'retransmissions', 'mean_transmissions', 'Decision', 'decide', 'paper_latency_s', 'block_latency_s']
 
 # %% ../../nbs/54_tolerance/08_controller.ipynb #51d5fd36
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,12 +18,12 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, Real
 
 from ..nr.harq import Harq, residual, simulate_harq
 from ..nr.pusch import Link
-from .link import PACKET_BYTES, ErrorRates, check_rate
+from .link import PACKET_BYTES, RateLike, check_rate
 from .profile import ErrorProfile
 
 # %% ../../nbs/54_tolerance/08_controller.ipynb #82945674
 MOST_ATTEMPTS = 16  # the paper's limit
-ResidualRates = Callable[[ErrorRates], Array]  # first BLER -> BLER after 1, 2, ... transmissions
+ResidualRates = Callable[[RateLike], Array]  # first BLER -> BLER after 1, 2, ... transmissions
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class FittedResidual:
             raise ValueError(f"gain={self.gain}, transmissions={self.transmissions}: need a gain "
                              "in [0, 1], and at least 1")
 
-    def __call__(self, rate: ErrorRates) -> Float[Array, "transmission"]:
+    def __call__(self, rate: RateLike) -> Float[Array, "transmission"]:
         check_rate(rate)
-        return rate * self.gain ** jnp.arange(self.transmissions, dtype=jnp.float32)
+        return jnp.asarray(rate) * self.gain ** jnp.arange(self.transmissions, dtype=jnp.float32)
 
 # %% ../../nbs/54_tolerance/08_controller.ipynb #0008f966
 @dataclass(frozen=True)
@@ -57,19 +56,22 @@ class MeasuredResidual:
             raise ValueError(f"first BLER {first}: need at least one row, positive and rising")
         check_rate(self.rows)
 
-    def __call__(self, rate: ErrorRates) -> Float[Array, "transmission"]:
+    def __call__(self, rate: RateLike) -> Float[Array, "transmission"]:
         check_rate(rate)
         rows = jnp.asarray(self.rows)
         left = rows / rows[:, :1]  # of the first BLER
         share = jax.vmap(lambda column: jnp.interp(rate, rows[:, 0], column), 1)(left)
-        return rate * share
+        return jnp.asarray(rate) * share
+
+
+_FOUR = Harq()  # transmissions
 
 
 def measure_residual(
     key: Key[Array, ""],
     link: Link,
     snrs_db: Sequence[float],  # Es/N0 per antenna
-    harq: Harq = Harq(),
+    harq: Harq = _FOUR,
     blocks: int = 32,  # transport blocks at each SNR
 ) -> MeasuredResidual:
     """Residual error rates of a link, simulated; SNRs without an error count for nothing. Raises
@@ -78,14 +80,14 @@ def measure_residual(
                        harq.transmissions) / blocks for snr_db in snrs_db]
     rows = {row[0]: tuple(row.tolist()) for row in counts if row[0] > 0}
     if not rows:
-        raise ValueError(f"no block was lost at {list(snrs_db)} dB: take lower SNRs, or more blocks")
+        raise ValueError(f"no block was lost at {list(snrs_db)} dB: take lower SNRs")
     return MeasuredResidual(tuple(rows[first] for first in sorted(rows)))
 
 # %% ../../nbs/54_tolerance/08_controller.ipynb #f021b75e
 def retransmissions(
     residual_rates: ResidualRates,
-    rate: ErrorRates,  # BLER of the first transmission
-    target: ErrorRates,  # BLER that is low enough
+    rate: RateLike,  # BLER of the first transmission
+    target: RateLike,  # BLER that is low enough
 ) -> Int[Array, ""]:
     "F: the fewest retransmissions after which the target is met, or as many as there may be."
     enough = residual_rates(rate) <= target
@@ -94,7 +96,7 @@ def retransmissions(
 
 def mean_transmissions(
     residual_rates: ResidualRates,
-    rate: ErrorRates,  # BLER of the first transmission
+    rate: RateLike,  # BLER of the first transmission
     most: int | Int[ArrayLike, ""],  # retransmissions allowed
 ) -> Float[Array, ""]:
     "Transmissions of a block on average: one, and another after each that failed."
@@ -114,7 +116,7 @@ class Decision(NamedTuple):
 def decide(
     profile: ErrorProfile,
     residual_rates: ResidualRates,
-    rate: ErrorRates,  # BLER of the first transmission
+    rate: RateLike,  # BLER of the first transmission
     floor: Real[ArrayLike, ""],  # least accuracy a_u
 ) -> Decision:
     "The controller (eq. 1): none while the profile promises the floor, else as few as keep it."

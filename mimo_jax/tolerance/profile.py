@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from ..checkpoint import leaves
 from ..files import read_json, write_json
-from .link import Format, PacketChannel, check_rate, transmit_each
+from .link import FLOAT32, Format, PacketChannel, check_rate, transmit_each
 
 # %% ../../nbs/54_tolerance/07_profile.ipynb #29527c8f
 def top1(
@@ -82,9 +82,9 @@ def sweep(
     rates: Sequence[float] | Real[np.ndarray, "rate"] | Real[Array, "rate"],  # error rates
     channels: Sequence[PacketChannel],
     seeds: int = 5,  # transmissions of every sample, each with losses of its own
-    format: Format = Format(),
+    format: Format = FLOAT32,
     score: Callable = top1,  # (outputs, labels) -> for each sample, an array or more
-    chunk: int = 100,  # samples at once, at all rates
+    chunk: int = 10,  # samples at once, at all rates
 ) -> Any:  # what `score` returns, as [channel, rate, seed, sample, ...]
     """Scores at every error rate and over every channel, in one program; the draws are common to
     rates and channels. Raises `ValueError` for a rate outside [0, 1] or nothing to do."""

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from .codes import place_in_front
-from .link import Burst, ErrorRates, Format, PacketChannel
+from .link import FLOAT32, Burst, Format, PacketChannel, RateLike
 from .link import is_hole, transmit_each
 from .networks import Flatten, Fork, Join, Layered, MaxPool, MeanPool
 from .networks import OnMain, OnShortcut, Relu
@@ -101,7 +101,8 @@ def needed_values(
     if levels is not None: x = jax.tree.map(partial(round_to_levels, levels=levels), x)
     inputs, lows = [x], [finder.fill(x)]
     for layer in finder.layers:
-        inputs.append(layer(inputs[-1])), lows.append(layer(lows[-1]))
+        inputs.append(layer(inputs[-1]))
+        lows.append(layer(lows[-1]))
     needed = jax.tree.map(lambda a: jnp.ones(a.shape, bool), inputs[-1])
     for n in reversed(range(len(finder.layers))):
         needed = _before(finder.layers[n], inputs[n], lows[n], needed)
@@ -139,7 +140,7 @@ class SparseMap(NamedTuple):
 
 def _rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
     "A map as a matrix: one row for each channel, or for each value of a vector just one."
-    return (shape[-1], math.prod(shape[:-1])) if len(shape) > 1 else (1, shape[0])
+    return (shape[-1], math.prod(shape[:-1])) if len(shape) > 1 else (1, math.prod(shape))
 
 
 def _index_dtype(most: int) -> np.dtype:
@@ -173,8 +174,8 @@ def decode_sparse(
     else:
         pointers, which = sent.places
         dense[np.repeat(np.arange(rows), np.diff(pointers.astype(int))), which] = sent.values
-    if len(shape) == 1: return dense[0]
-    return np.moveaxis(dense.reshape(rows, *shape[:-1]), 0, -1)
+    channels = dense.reshape(rows, *shape[:-1]) if len(shape) > 1 else dense[0]
+    return np.moveaxis(channels, 0, -1)
 
 # %% ../../nbs/54_tolerance/06_pruning.ipynb #656cdf35
 def sparse_bytes(
@@ -196,13 +197,13 @@ class Sparse:
 
     channel: PacketChannel = Burst()
 
-    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: ErrorRates
+    def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: RateLike
                  ) -> Bool[Array, "value"]:
         sent = ~is_hole(values)
         packed = values[jnp.argsort(~sent)]
         return sent & self.channel(key, packed, rate)[place_in_front(sent)]
 
-    def blocks(self, values: Num[Array, "value"], rate: int | float = 0.0) -> int | float:
+    def blocks(self, values: Any, rate: int | float = 0.0) -> int | float:
         "Transport blocks of what is no hole, and of where it belongs."
         sent = ~is_hole(values)
         data = jax.ShapeDtypeStruct((int(jnp.sum(sent)),), values.dtype)
@@ -214,9 +215,9 @@ def transmit_pruned(
     key: Key[Array, ""],
     finder: RedundancyFinder,
     x: Any,  # pytree of arrays [batch, ..., channel] at the cut
-    rate: ErrorRates,
+    rate: RateLike,
     channel: PacketChannel = Sparse(),  # or around it, such as Interleaved(Sparse())
-    format: Format = Format(),
+    format: Format = FLOAT32,
     levels: int | None = None,  # of the finder
     exact: bool = True,  # fill with the finder's values; otherwise with zeros, as in the paper
 ) -> Any:
