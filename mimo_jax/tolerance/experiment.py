@@ -45,7 +45,7 @@ from .speech import CHARACTERS, DIGIT_WORDS, Frontend, LabeledSpeech
 from .speech import SpeechSizes, connected_digits, deep_speech, label_speech
 from .speech import spoken, symbol_errors, train_recognizer
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #456540fd
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #5e31a92d
 IMAGE_SETS = ("cifar", "digits")
 SPEECH_SETS = ("generated", "fsdd", "librispeech")
 MODES = ("burst", "random")
@@ -71,7 +71,7 @@ class FederatedSizes:
     networks: tuple[str, ...] = ("vgg11", "resnet18")  # with errors in all layers but norms
     all_rates: tuple[float, ...] = (0.0, 0.1, 0.2, TABLE_RATE, 0.5, 0.7, 0.9)  # of the first
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #5e31a92d
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #d97f2489
 @dataclass(frozen=True)
 class Sizes:
     "What a preset of the chapter runs. Raises `ValueError` for sizes that cannot be."
@@ -96,7 +96,7 @@ class Sizes:
     def __post_init__(self):
         _check_sizes(self)
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #d97f2489
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #daea1f2f
 def _check_sizes(s: Sizes) -> None:
     "Refuse sizes that cannot be."
     networks = tuple(IMAGE_NETWORKS)
@@ -113,7 +113,7 @@ def _check_sizes(s: Sizes) -> None:
     if not all(0 <= rate <= 1 for rate in rates):
         raise ValueError(f"rates={rates}: error rates lie in [0, 1]")
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #daea1f2f
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #56917101
 _FEW = FederatedSizes(4, FederatedPlan(1, 2, 8, 0.1, mirror=False), "digits", 4, 10, 64, 1, (0.5,),
                       ("conv3",), False, ("vgg11",), (0.0, TABLE_RATE))
 _FULL = FederatedSizes(plan=FederatedPlan(50, 100, 25, 0.05), width=64, classes=100, most=50_000,
@@ -128,7 +128,7 @@ PRESETS = {
                    speech_updates=60_000, utterances=1000, blocks=2000),
 }
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #15efd681
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #519cacb9
 def _first_classes(found: Images, classes: int, key, most: int) -> tuple[np.ndarray, np.ndarray]:
     "Images of the first classes, in random order, at most so many."
     rows = np.flatnonzero(found.labels < classes)
@@ -151,7 +151,7 @@ def _digits(key, train: int, test: int) -> tuple[LabeledImages, LabeledImages]:
     return (LabeledImages(*(part[rows] for part in own)),
             LabeledImages(*(part[:test] for part in other)))
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #519cacb9
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #884f7d52
 MOST_IMAGES = 50_000  # of CIFAR-100, to train on
 SPOKEN_TO_TRAIN = 1600  # utterances of digits; LibriSpeech has those it has
 
@@ -171,7 +171,7 @@ def _speech_sets(key, name: str, tests: int) -> tuple[LabeledSpeech, LabeledSpee
         found.append(label_speech(connected_digits(own, count, 4, words, speakers)))
     return found[0], found[1]
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #884f7d52
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #d109b4dd
 def _image_sizes(name: str, width: int, classes: int) -> ImageSizes:
     "Sizes of a network for a set."
     return ImageSizes(width, *((10, 1) if name == "digits" else (classes, 3)))
@@ -193,7 +193,7 @@ def _speech_network(s: Sizes, seed: int, name: str, train: LabeledSpeech) -> Lay
     plan = Training(batch=32, learning_rate=2e-3, steps=s.speech_updates, chunk=50)
     return train_recognizer(start, plan, train, jax.random.key(seed)).model
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #d109b4dd
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #a561b06a
 @dataclass
 class Run:
     "Images, sounds and trained networks that the points of one run share."
@@ -219,7 +219,7 @@ class Run:
             return _digits(self.key, MOST_IMAGES, self.sizes.test)
         return _cifar(self.key, self.sizes.classes, MOST_IMAGES, self.sizes.test)
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #3ce1aa11
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #0e995165
 FINDER_LEVELS = 255  # of the redundancy finder: 8 bits
 LAST = Format(order="channel_last")
 
@@ -236,7 +236,7 @@ def pruned_links(packet: int) -> dict[str, PacketChannel]:
     sparse = Sparse(Burst(packet))
     return {"pruned": sparse, "ours": Interleaved(sparse)}
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #0e995165
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #062f24b4
 class _Refilled(nnx.Module):
     "What follows a link: holes are filled, then the rest of the network."
 
@@ -265,7 +265,7 @@ def _links(run: Run, sent: Sent, rest: Any, maps: Any, links: dict[str, PacketCh
                   run.sizes.repeats, format, sent.score)
     return dict(zip(links, np.asarray(found, float).mean(-1), strict=True))
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #062f24b4
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #d3f795a0
 def _rounded(values: Any) -> Any:
     "Numbers with as many digits as count."
     return np.round(np.asarray(values, float), 5).tolist()
@@ -294,7 +294,7 @@ def _pruned(run: Run, sent: Sent, rates, exact: bool = True) -> tuple[dict, floa
         found |= {f"{name}_exact": scores for name, scores in filled.items()}
     return found, size
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #d3f795a0
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #10cff177
 def _cut_images(run: Run, name: str, model: str, layer: str, most: int) -> Sent:
     "An image network cut after a layer, and the maps of its test images."
     network, (_, test) = run.network(name, model), run.images(name)
@@ -323,7 +323,7 @@ def _in_parts(rest: Layered, maps: Any) -> Array:
     parts = [jax.tree.map(lambda a, i=i: a[i : i + 100], maps) for i in range(0, count, 100)]
     return jnp.concatenate([rest(part) for part in parts])
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #3ddc0b64
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #b2d87239
 LAYER_RATES = (0.2,)  # of fig. 16
 
 
@@ -346,7 +346,7 @@ def _trained(run: Run, name: str, model: str, report) -> dict:
             "trained_on": len(train.labels), "classes": int(train.labels.max()) + 1,
             "parameters": parameter_count(network)}
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #5929cd71
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #9f495e6f
 SPEECH_CUTS = ("relu1", "relu2", "relu3", "relu4")
 SPEECH_PACKETS = 18.8  # of the paper's map, at every cut
 
@@ -357,7 +357,7 @@ def _speech_links(packet: int) -> dict[str, PacketChannel]:
     return {"burst": sparse, "random": Random(packet), "interleaved": Interleaved(sparse),
             "importance": Importance(packet), "repeated": Repeated(Interleaved(sparse))}
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #9f495e6f
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #71aa59b0
 def _cut_speech(run: Run, name: str, layer: str) -> tuple[Sent, Array]:
     "The recognizer cut after a layer, the maps of its test utterances, and which values are in."
     network, (_, test) = run.recognizer(name), run.speech(name)
@@ -385,7 +385,7 @@ def _speech(run: Run, name: str, layer: str, report) -> dict:
             "scores": {link: _rounded(errors / float(words))
                        for link, errors in (whole | pruned).items()}}
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #c9cb6a87
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #c7ac3551
 def _federation(run: Run, model: str) -> tuple[Layered, LabeledImages, LabeledImages]:
     "Where a federation starts, its clients' shares, and the test."
     s, test = run.sizes.federated, run.sizes.test
@@ -400,7 +400,7 @@ def weight_packet(width: int) -> int:
     "Bytes of a packet, so that weights of a width fill as many as those of the paper's."
     return max(4, PACKET_BYTES * width**2 // 64**2 // 4 * 4)
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #c7ac3551
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #86401d71
 def _federated(run: Run, model: str, layers: tuple[str, ...] | None, mode: str, average: str,
                rates: tuple[float, ...], report) -> dict:
     "Accuracy of federations under errors, [rate, repetition]."
@@ -418,7 +418,7 @@ def _federated(run: Run, model: str, layers: tuple[str, ...] | None, mode: str, 
     return {"rates": list(rates), "images": len(test.labels), "accuracy": _rounded(found),
             "values": sum(x.size for x in jax.tree.leaves(nnx.state(start)))}
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #bc7ef0ed
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #de54b670
 TRANSMISSIONS = 4
 
 
@@ -431,7 +431,7 @@ def _harq(run: Run, snr_db: float, report) -> dict:
     return {"snr_db": snr_db, "blocks": run.sizes.blocks, "wrong": wrong.tolist(),
             "block_bits": Pusch().transport_block_size}
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #de54b670
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #1349c8f2
 FURTHER_CUTS = {"vgg11": ("pool3",), "resnet18": ("relu1",)}  # of figs. 14 and 4
 
 
@@ -449,7 +449,7 @@ def _split_points(run: Run) -> dict[str, Point]:
                       for layer in names}
     return found
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #1349c8f2
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #4798630c
 ONE_LAYER_RATE = 0.1  # of fig. 6
 
 
@@ -472,7 +472,7 @@ def _federated_points(run: Run) -> dict[str, Point]:
                 _federated, run, "vgg11", (layer,), mode, "zeros", s.rates)
     return found
 
-# %% ../../nbs/54_tolerance/10_experiment.ipynb #4798630c
+# %% ../../nbs/54_tolerance/10_experiment.ipynb #ba3df7b2
 def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     "Every point of the chapter, in order."
     run = Run(sizes, seed)
