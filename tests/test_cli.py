@@ -79,10 +79,11 @@ def test_help_and_usage_errors_import_nothing_heavy():
 def test_choices_of_options_are_those_of_the_library():
     "The command line names them itself, so that its help imports nothing heavy."
     from mimo_jax.autoencoder import memory, model
-    from mimo_jax.cli import autoencoder, csi, data, link, split
+    from mimo_jax.cli import autoencoder, csi, data, link, split, tolerate
     from mimo_jax.csi import channels, csinet, families, pruning, quantization
     from mimo_jax.propagation import cost2100, delay_lines
     from mimo_jax.split import algorithms
+    from mimo_jax.tolerance.link import ORDERS, VALUE_DTYPES
 
     def choices(command, option: str) -> tuple[str, ...]:
         return get_args(get_type_hints(command)[option])
@@ -97,6 +98,9 @@ def test_choices_of_options_are_those_of_the_library():
     assert choices(csi.compress_command, "shape") == pruning.SHAPES
     assert choices(csi.export_command, "precision") == quantization.PRECISIONS
     assert choices(split.split_train_command, "algorithm") == tuple(algorithms.ALGORITHMS)
+    assert choices(tolerate.transmit_command, "dtype") == tuple(VALUE_DTYPES)
+    assert choices(tolerate.transmit_command, "order") == ORDERS
+    assert choices(tolerate.profile_command, "link") == tolerate.LINKS
 
 
 def test_memory_answers_in_json():
@@ -202,7 +206,7 @@ def test_a_signal_ends_in_one_line_and_keeps_what_was_finished(tmp_path, sent, c
 
 
 def test_every_chapter_has_an_experiment_claims_and_patterns_that_match():
-    assert {"autoencoder", "csi", "split"} <= set(cli.CHAPTERS)
+    assert {"autoencoder", "csi", "split", "tolerance"} <= set(cli.CHAPTERS)
     assert list(cli.CHAPTERS.values()) == sorted(cli.CHAPTERS.values())
     for chapter in cli.CHAPTERS:
         facts, ids = claims_file(chapter), {claim.id for claim in claims(chapter)}

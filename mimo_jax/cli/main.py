@@ -22,7 +22,7 @@ import typer
 from rich.text import Text
 
 import mimo_jax
-from . import autoencoder, csi, data, link, split
+from . import autoencoder, csi, data, link, split, tolerate
 from .output import AsJson, Seed, new_folder, number, print_json, screen, table
 from ..experiment import Preset, load_results
 from ..ledger import AGREES, EXCEEDS, FALLS_SHORT, INCONCLUSIVE, NOT_RUN, STALE, TOO_SMALL
@@ -52,6 +52,7 @@ app.add_typer(csi.app, name="csi")
 app.add_typer(data.app, name="data")
 app.add_typer(link.app)
 app.add_typer(split.app, name="split")
+app.add_typer(tolerate.app, name="tolerate")
 
 
 def _print_version(wanted: bool) -> bool:
