@@ -213,20 +213,24 @@ def _marked(values: Any, share: float) -> int:
     return round(share * values.size)
 
 
-def _check_share(share: float) -> None:
+def _check_share(share: float, times: int = 1) -> None:
     if not 0 <= share <= 1:
         raise ValueError(f"share={share}: a share of the values lies in [0, 1]")
+    if times < 1:
+        raise ValueError(f"times={times}: need at least 1")
 
 
-def _shape(values: Any, size: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((size,), values.dtype)
+def _marked_first(values: Num[Array, "value"], count: int) -> tuple[Array, Array]:
+    "Which values are the largest, and all values with those first."
+    marked = largest_values(values, count)
+    return marked, values[jnp.argsort(~marked)]
 
 
 def _place_blocks(channel: PacketChannel, values: Any, count: int, level: HarqLevel,
                   rate: int | float) -> int | float:
     "Transport blocks that tell which values are marked, sent until they arrive."
     size = place_bytes(values.size, count) if 0 < count < values.size else 0
-    return channel.blocks(jax.ShapeDtypeStruct((size,), jnp.int8)) * float(level.cost(rate))
+    return channel.blocks(jnp.zeros(size, jnp.int8)) * float(level.cost(rate))
 
 
 _UNTIL_IT_ARRIVES = HarqLevel(16)
@@ -241,27 +245,25 @@ class Repeated:
     times: int = 2  # they are sent
 
     def __post_init__(self):
-        _check_share(self.share)
-        if self.times < 1:
-            raise ValueError(f"times={self.times}: need at least 1")
+        _check_share(self.share, self.times)
 
     def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: RateLike
                  ) -> Bool[Array, "value"]:
         count = _marked(values, self.share)
         if not count: return self.channel(key, values, rate)
-        marked = largest_values(values, count)
-        copies = jnp.tile(values[jnp.argsort(~marked)[:count]], self.times - 1)
-        lost = self.channel(key, jnp.concatenate([values, copies]), rate)
-        copies_lost = lost[values.size :].reshape(self.times - 1, count).all(0)
-        spared = marked & ~copies_lost[jnp.minimum(place_in_front(marked), count - 1)]
-        return lost[: values.size] & ~spared
+        marked, ordered = _marked_first(values, count)
+        sent = jnp.concatenate([values, *[ordered[:count]] * (self.times - 1)])
+        ends = list(range(values.size, sent.size, count))
+        first, *copies = jnp.split(self.channel(key, sent, rate), ends)
+        gone = jnp.all(jnp.array([jnp.ones(count, bool), *copies]), 0)
+        return first & (gone[jnp.minimum(place_in_front(marked), count - 1)] | ~marked)
 
-    def blocks(self, values: Any, rate: int | float = 0.0) -> int | float:
+    def blocks(self, values: Num[Array, "value"], rate: int | float = 0.0) -> int | float:
         "Transport blocks of values and copies, and of what tells which values those are."
         count = _marked(values, self.share) if self.times > 1 else 0
-        sent = _shape(values, values.size + (self.times - 1) * count)
-        places = _place_blocks(self.channel, values, count, _UNTIL_IT_ARRIVES, rate)
-        return self.channel.blocks(sent, rate) + places
+        copies = [_marked_first(values, count)[1][:count]] * (self.times - 1)
+        data = self.channel.blocks(jnp.concatenate([values, *copies]), rate)
+        return data + _place_blocks(self.channel, values, count, _UNTIL_IT_ARRIVES, rate)
 
 # %% ../../nbs/54_tolerance/05_codes.ipynb #bdb7de04
 @dataclass(frozen=True)
@@ -277,17 +279,16 @@ class TwoLevel:
 
     def __call__(self, key: Key[Array, ""], values: Num[Array, "value"], rate: RateLike
                  ) -> Bool[Array, "value"]:
-        count = _marked(values, self.share)
-        marked, keys = largest_values(values, count), jax.random.split(key)
-        sent = values[jnp.argsort(~marked)]
+        count, keys = _marked(values, self.share), jax.random.split(key)
+        marked, sent = _marked_first(values, count)
         safe = self.channel(keys[0], sent[:count], self.level.residual(rate))
         rest = self.channel(keys[1], sent[count:], rate)
         return jnp.concatenate([safe, rest])[place_in_front(marked)]
 
-    def blocks(self, values: Any, rate: int | float = 0.0) -> int | float:
+    def blocks(self, values: Num[Array, "value"], rate: int | float = 0.0) -> int | float:
         "Transport blocks of both levels, and of what tells which values those are."
         count = _marked(values, self.share)
-        safe = self.channel.blocks(_shape(values, count), rate) * float(self.level.cost(rate))
-        rest = self.channel.blocks(_shape(values, values.size - count), rate)
-        return (safe + rest
-                + _place_blocks(self.channel, values, count, _UNTIL_IT_ARRIVES, rate))
+        sent = _marked_first(values, count)[1]
+        safe = self.channel.blocks(sent[:count], rate) * float(self.level.cost(rate))
+        places = _place_blocks(self.channel, values, count, _UNTIL_IT_ARRIVES, rate)
+        return safe + self.channel.blocks(sent[count:], rate) + places
