@@ -26,7 +26,7 @@ class Subject(NamedTuple):
     images: Any  # [image, ...]
     labels: Any  # [image]
 
-
+# %% ../../nbs/90_cli/09_tolerate.ipynb #5258576c
 def read_images(path: Path) -> tuple[Any, Any]:
     """Images and labels of an .npz file. Raises `FileNotFoundError`, or `ValueError` naming a file
     that holds none."""
@@ -48,7 +48,7 @@ def read_images(path: Path) -> tuple[Any, Any]:
             raise ValueError("images hold NaN or infinity")
         return images, labels
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #5258576c
+# %% ../../nbs/90_cli/09_tolerate.ipynb #6fb97f4f
 def _prepared(data: Path | None, limit: int):
     "Images to train and to test on, with labels: a fifth is for testing."
     import jax.numpy as jnp
@@ -67,7 +67,7 @@ def _prepared(data: Path | None, limit: int):
              for rows in (~where, where)]
     return parts[0], LabeledImages(*(part[:limit] for part in parts[1]))
 
-
+# %% ../../nbs/90_cli/09_tolerate.ipynb #4b1338fb
 def own_network(name: str) -> Any:
     "What `module:function` returns. Raises `ValueError` for anything that is no nnx module."
     from flax import nnx
@@ -86,7 +86,7 @@ def own_network(name: str) -> Any:
     found.eval()
     return found
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #6fb97f4f
+# %% ../../nbs/90_cli/09_tolerate.ipynb #da7a7ddb
 def _built_in(name: str, width: int, updates: int, layers: list[str], seed: int, train,
               bar: bool):
     "VGG11 or ResNet18, trained. Raises `ValueError` for images too small or an unknown layer."
@@ -110,7 +110,7 @@ def _built_in(name: str, width: int, updates: int, layers: list[str], seed: int,
         return networks.train_classifier(start, train, updates, jax.random.key(seed), loss,
                                          report=partial(progress, name))
 
-
+# %% ../../nbs/90_cli/09_tolerate.ipynb #27453507
 def _subject(model: str, data: Path | None, width: int, updates: int, layers: list[str],
              limit: int, seed: int, bar: bool) -> Subject:
     "A network by its name on the command line, and test images."
@@ -125,7 +125,7 @@ def _subject(model: str, data: Path | None, width: int, updates: int, layers: li
         network = load_torch_weights(Path(model))[1]
     return Subject(network, test.images, test.labels)
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #4b1338fb
+# %% ../../nbs/90_cli/09_tolerate.ipynb #28dc62cd
 LINKS = ("burst", "random", "interleaved", "importance", "repeated")
 
 
@@ -140,7 +140,7 @@ def _channel(name: str, packet_bytes: int):
             "repeated": lambda: codes.Repeated(codes.Interleaved(burst))}
     return made[name]()
 
-
+# %% ../../nbs/90_cli/09_tolerate.ipynb #f628cfa0
 def _scores(subject: Subject, layer: str, rates, links: dict, format, repeats: int, seed: int):
     "Accuracy at a layer, [link, rate, repetition]."
     import jax
@@ -161,7 +161,7 @@ def _scores(subject: Subject, layer: str, rates, links: dict, format, repeats: i
     return np.array([[[_hits(run(key, rate, subject.images), subject.labels) for key in keys]
                       for rate in rates] for run in runs])
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #da7a7ddb
+# %% ../../nbs/90_cli/09_tolerate.ipynb #70f84578
 def _hits(outputs, labels) -> float:
     from mimo_jax.tolerance.profile import top1
 
@@ -191,7 +191,7 @@ def _layers(network: Any, chosen: list[str] | None) -> list[str]:
     return [".".join(map(str, path)) for path, module in nnx.iter_modules(network)
             if path and not isinstance(module, nnx.List)]
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #27453507
+# %% ../../nbs/90_cli/09_tolerate.ipynb #42eb14ce
 app = typer.Typer(name="tolerate", no_args_is_help=True,
                   help="What packet errors cost a network that is split over a radio link.")
 _Model = Annotated[str, typer.Option(help="vgg11, resnet18, a file of torchvision's weights, or "
@@ -219,7 +219,7 @@ def _packet(model: str, width: int, packet: int | None) -> int:
     narrow = model in ("vgg11", "resnet18")
     return packet or max(4, 3777 * (min(width, 64) if narrow else 64) // 64)
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #f628cfa0
+# %% ../../nbs/90_cli/09_tolerate.ipynb #27cb4e27
 _Names = Annotated[list[str] | None, typer.Option(
     "--layer", help="Layer after which to cut; may be repeated.", show_default=False)]
 _Rates = Annotated[list[float] | None, typer.Option(
@@ -227,7 +227,7 @@ _Rates = Annotated[list[float] | None, typer.Option(
 _Link = Annotated[Literal["burst", "random", "interleaved", "importance", "repeated"],
                   typer.Option(help="How values are lost.")]
 
-
+# %% ../../nbs/90_cli/09_tolerate.ipynb #a10f7474
 @app.command("profile")
 def profile_command(
     model: _Model = "vgg11", data: _Data = None, layer: _Names = None, rate: _Rates = None,
@@ -252,7 +252,7 @@ def profile_command(
         p.save_profiles(out, list(found.values()))
     _show_profiles(found, rates, out, as_json)
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #70f84578
+# %% ../../nbs/90_cli/09_tolerate.ipynb #9d292b6d
 def _show_profiles(found: dict, rates: list[float], out: Path | None, as_json: bool) -> None:
     "Profiles as a table, or as JSON."
     rows = [{"layer": name} | {f"{r:g}": f"{100 * a:.1f} %" for r, a in
@@ -265,7 +265,7 @@ def _show_profiles(found: dict, rates: list[float], out: Path | None, as_json: b
     title = "top-1 accuracy by error rate; G(r) = start - drop (exp(cr) - 1)/(exp(c) - 1)"
     show(answer, as_json, table(rows, title), *([f"File: {out}"] if out else []))
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #7a6e8b56
+# %% ../../nbs/90_cli/09_tolerate.ipynb #bb4c71b9
 @app.command("transmit")
 def transmit_command(
     layer: Annotated[str, typer.Option(help="Layer after which to cut.")] = "conv2",
@@ -291,7 +291,7 @@ def transmit_command(
     answer = {"layer": layer, "rate": rate, "images": count, "packet_bytes": packet, "links": rows}
     show(answer, as_json, table(rows, f"after {layer}, error rate {rate:g}, {count} images"))
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #a10f7474
+# %% ../../nbs/90_cli/09_tolerate.ipynb #4ebdf390
 class Sending(NamedTuple):
     "What is sent, and how often."
 
@@ -314,41 +314,55 @@ def _pruned_maps(first, rest, maps):
     after = jax.tree_util.Partial(lambda fill, x: rest(pruning.refill(x, fill)), fill)
     return pruning.with_holes(maps, needed), after, size
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #9d292b6d
-def _schemes(subject: Subject, layer: str, bler: float, floor: float, packet: int, repeats: int,
-             seed: int) -> list[Sending]:
-    "The four schemes. Raises `ValueError` for a network that is no list of layers."
+# %% ../../nbs/90_cli/09_tolerate.ipynb #46103c80
+def _scorer(subject: Subject, repeats: int, seed: int):
+    "A function of what follows a link, maps, a link and rates: accuracy at each rate."
     import jax
     import numpy as np
 
-    from mimo_jax.tolerance import codes, controller, link, networks, profile, pruning
+    from mimo_jax.tolerance.profile import sweep
 
-    if not isinstance(subject.network, networks.Layered):
+    def score(program, maps, channel, rates):
+        found = sweep(jax.random.key(seed), program, maps, subject.labels, rates, (channel,),
+                      repeats)
+        return np.asarray(found, float).mean((0, 2, 3))
+
+    return score
+
+
+def _check_layered(network: Any) -> None:
+    "Raise `ValueError` for a network that is no list of layers."
+    from mimo_jax.tolerance.networks import Layered
+
+    if not isinstance(network, Layered):
         raise ValueError("compare prunes by the layers behind the cut: the network must be a "
                          "mimo_jax.tolerance.networks.Layered")
+
+# %% ../../nbs/90_cli/09_tolerate.ipynb #f56eb65e
+def _schemes(subject: Subject, layer: str, bler: float, floor: float, packet: int,
+             score) -> list[Sending]:
+    "The four schemes."
+    import jax
+
+    from mimo_jax.tolerance import codes, controller, link, networks, profile, pruning
+
     first, rest = networks.cut(subject.network, layer)
     maps = _in_parts(first, subject.images)
     holes, after, size = _pruned_maps(first, rest, maps)
-    rates, key = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], jax.random.key(seed)
-    sparse = pruning.Sparse(link.Burst(packet))
-
-    def scores(program, maps, channel, rates):
-        found = profile.sweep(key, program, maps, subject.labels, rates, (channel,), repeats)
-        return np.asarray(found, float).mean((0, 2, 3))
-
+    rates, sparse = [n / 10 for n in range(11)], pruning.Sparse(link.Burst(packet))
     coded = codes.Interleaved(sparse)
     known = profile.fit_profile(subject.network, layer, coded, rates,
-                                scores(after, holes, coded, rates))
+                                score(after, holes, coded, rates))
     found = controller.decide(known, controller.FittedResidual(), bler, floor)
     whole = sum(a[0].size * 4 for a in jax.tree.leaves(maps))
-    pruned = scores(after, holes, sparse, [0.0, bler])
-    return [Sending("raw", whole, 0, scores(rest, maps, link.Burst(packet), [bler])[0]),
-            Sending("pruned", size, 0, pruned[1]),
-            Sending("pruned, HARQ", size, controller.MOST_ATTEMPTS - 1, pruned[0]),
+    clean, lossy = score(after, holes, sparse, [0.0, bler])
+    return [Sending("raw", whole, 0, score(rest, maps, link.Burst(packet), [bler])[0]),
+            Sending("pruned", size, 0, lossy),
+            Sending("pruned, HARQ", size, controller.MOST_ATTEMPTS - 1, clean),
             Sending("NeuroMessenger", size, int(found.retransmissions),
-                   scores(after, holes, coded, [float(found.rate)])[0])]
+                    score(after, holes, coded, [float(found.rate)])[0])]
 
-# %% ../../nbs/90_cli/09_tolerate.ipynb #796b1e22
+# %% ../../nbs/90_cli/09_tolerate.ipynb #448f8d02
 @app.command("compare")
 def compare_command(
     layer: Annotated[str, typer.Option(help="Layer after which to cut.")] = "conv2",
@@ -364,9 +378,10 @@ def compare_command(
     from mimo_jax.tolerance import controller
 
     subject = _subject(model, data, width, updates, [layer], images, seed, not as_json)
+    _check_layered(subject.network)
     packet, residual = _packet(model, width, packet_bytes), controller.FittedResidual()
-    rows = []
-    for s in _schemes(subject, layer, bler, floor, packet, repeats, seed):
+    rows, score = [], _scorer(subject, repeats, seed)
+    for s in _schemes(subject, layer, bler, floor, packet, score):
         sent = float(controller.mean_transmissions(residual, bler, s.retransmissions))
         rows.append({
             "scheme": s.name, "bytes": round(s.size_bytes), "retransmissions": s.retransmissions,
