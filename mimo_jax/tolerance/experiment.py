@@ -120,8 +120,7 @@ _FULL = FederatedSizes(plan=FederatedPlan(50, 100, 25, 0.05), width=64, classes=
                        repeats=10)
 PRESETS = {
     "smoke": Sizes(("digits",), ("vgg11",), 1, 4, updates=300, test=60, repeats=1,
-                   rates=(0.0, 0.5), layer_images=0, federated=_FEW, speech_sets=("generated",),
-                   speech_updates=10, utterances=8, snrs_db=()),
+                   rates=(0.0, 0.5), layer_images=0, federated=_FEW, speech_sets=(), snrs_db=()),
     "laptop": Sizes(),
     "paper": Sizes(width=64, classes=100, updates=60_000, test=10_000, repeats=5,
                    layer_images=10_000, federated=_FULL, speech_sets=SPEECH_SETS,
