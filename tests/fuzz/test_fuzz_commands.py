@@ -25,6 +25,7 @@ from budget import budget
 from mimo_jax.cli import csi as csi_commands
 from mimo_jax.cli import main as cli
 from mimo_jax.cli import split as split_commands
+from mimo_jax.cli import tolerate as tolerate_commands
 from mimo_jax.cli import sweep
 from mimo_jax.csi import checkpoints, compression, csinet, deployment, families, training
 from mimo_jax.csi.channels import Channels
@@ -165,6 +166,7 @@ def stand_ins(shelf):
             lambda *_: {"coins": heads}, lambda _: {}))
         patch.setattr(cli, "_compile_fast", lambda: None)
         stand_in_federations(patch, images)
+        stand_in_transmissions(patch)
         yield patch
 
 
@@ -182,6 +184,27 @@ def stand_in_federations(patch, images):
     patch.setattr(network, "need_ray", lambda: SimpleNamespace(kill=lambda _: None))
     for name in ("start_ue", "start_base_station"):
         patch.setattr(network, name, lambda *_: None)
+
+
+def stand_in_transmissions(patch):
+    "Networks that are not trained, and accuracies of nothing sent."
+    from flax import nnx
+
+    from mimo_jax.tolerance import networks
+
+    made = {name: make(networks.ImageSizes(1, 10, 1), nnx.Rngs(0))
+            for name, make in networks.IMAGE_NETWORKS.items()}
+
+    def untrained(name, width, updates, layers, *_):
+        for layer in layers:
+            networks.check_layer(made[name], layer)
+        return made[name]
+
+    patch.setattr(tolerate_commands, "_built_in", untrained)
+    patch.setattr(tolerate_commands, "_scores",
+                  lambda subject, layer, rates, links, *_: np.ones((len(links), len(rates), 1)))
+    patch.setattr(tolerate_commands, "_schemes",
+                  lambda *_: [tolerate_commands.Sending("raw", 1, 0, 1.0)])
 
 
 def _refuse(reason, *_):
@@ -252,6 +275,7 @@ def test_every_command_can_succeed_under_the_stand_ins(calls):
         "csi export": ["net", "new"], "csi evaluate": ["net"], "data list": [], "data path": [],
         "data generate": ["--samples", "8", "--out", "new"],
         "split train": [], "split simulate": [], "split serve": [], "split keys": ["new"],
+        "tolerate profile": [], "tolerate transmit": [], "tolerate compare": [],
     }
     known = {" ".join(words) for words, _ in COMMANDS}
     assert legal.keys() <= known and known - legal.keys() <= {
