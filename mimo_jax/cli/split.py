@@ -26,7 +26,8 @@ def read_channels(path: Path) -> tuple[Any, Any]:
 
     from mimo_jax.data.formats import naming
 
-    with naming(path), np.load(path, allow_pickle=False) as file:
+    with naming(path), open(path, "rb") as binary:
+        file = np.load(binary, allow_pickle=False)
         if not hasattr(file, "files"):
             raise ValueError("not an .npz file")
         name = next((n for n in ("images", "channels") if n in file.files), None)

@@ -34,7 +34,8 @@ def read_images(path: Path) -> tuple[Any, Any]:
 
     from mimo_jax.data.formats import naming
 
-    with naming(path), np.load(path, allow_pickle=False) as file:
+    with naming(path), open(path, "rb") as binary:
+        file = np.load(binary, allow_pickle=False)
         if not hasattr(file, "files") or not {"images", "labels"} <= set(file.files):
             raise ValueError("needs arrays named images and labels in an .npz file")
         images, labels = file["images"], file["labels"]
