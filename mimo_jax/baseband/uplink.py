@@ -101,10 +101,9 @@ def uplink(
     spectrum = to_spectrum(iq[: frame.pilots])
     ready = prepare(used(spectrum, frame), edge_energy(spectrum, frame), plan)
     t = llrs_of_frame(iq[frame.pilots :], ready.equalizer, frame)
-    llr = jax.vmap(lambda one: soft_bits(one, ready.equalizer, frame), out_axes=1)(t)
+    llr = soft_bits(t, ready.equalizer, frame)
     found = decode_planes(llr, frame, scrambling_planes(frame), plan.iterations, plan.stop)
-    shown = jax.vmap(lambda one: symbols_of(one, ready.equalizer, frame))
-    symbols = shown(t) if with_symbols else None
+    symbols = symbols_of(t, ready.equalizer, frame) if with_symbols else None
     return UplinkFrame(found.bits, found.parity_ok, found.iterations, ready.noise,
                        ready.detector.error, symbols)
 
