@@ -39,7 +39,7 @@ from mimo_jax.baseband.fourier import edge_energy, to_spectrum, used
 from mimo_jax.baseband.frame import frame_code, frame_for
 from mimo_jax.baseband.radio import Radio, radio_frame
 from mimo_jax.baseband.speed import Machine, roofline_s, uplink_work
-from mimo_jax.baseband.uplink import UplinkPlan, llrs_of_frame, prepare, uplink
+from mimo_jax.baseband.uplink import UplinkPlan, uplink, uplink_llrs
 from mimo_jax.nr.ldpc_decoding import decode
 from mimo_jax.nr.rate_matching import rate_dematch
 from mimo_jax.phy.constellation import demap_qam
@@ -151,22 +151,15 @@ def inputs(mimo):
 
 def whole(frame, plan, iq):
     "The frame with and without decoding, and its decoding alone."
-    def front(iq):
-        spectrum = to_spectrum(iq[: frame.pilots])
-        ready = prepare(used(spectrum, frame), edge_energy(spectrum, frame), plan)
-        t = llrs_of_frame(iq[frame.pilots :], ready.equalizer, frame)
-        return soft_bits(t, ready.equalizer, frame)
-
-    front = jax.jit(front)
-    llr, decoder = front(iq), symbol_decoder(frame, None)
+    llr, decoder = uplink_llrs(iq, plan).llr, symbol_decoder(frame, None)
     flat = llr.reshape(*llr.shape[:2], -1).astype(jnp.float32) / LLR_UNIT
     soft = rate_dematch(flat, frame_code(frame))
     alone = jax.jit(lambda soft: decode(soft, decoder, plan.iterations).bits)
-    stage = jax.jit(lambda llr: decode_planes(llr, frame, scrambling_planes(frame),
-                                              plan.iterations, None).bits)
+    scrambling = scrambling_planes(frame)
     early = UplinkPlan(frame)
-    return {"without decoding": lambda: front(iq), "decoder alone": lambda: alone(soft),
-            "decode": lambda: stage(llr), "with decoding": lambda: uplink(iq, plan).bits,
+    return {"without decoding": lambda: uplink_llrs(iq, plan).llr, "decoder alone": lambda: alone(soft),
+            "decode": lambda: decode_planes(llr, frame, scrambling, plan.iterations, None).bits,
+            "with decoding": lambda: uplink(iq, plan).bits,
             "with decoding, early stop": lambda: uplink(iq, early).bits}
 
 

@@ -6,7 +6,7 @@
 __all__ = ['scrambling_planes', 'encode_planes', 'modulate_planes', 'symbol_decoder', 'decode_planes']
 
 # %% ../../nbs/55_baseband/05_coding.ipynb #fa21df65
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +67,12 @@ def symbol_decoder(
     return LdpcDecoder(frame_code(frame), rows=parity_rows(frame), stop=stop)
 
 
+@partial(jax.jit, static_argnames=("frame", "stop"))
 def decode_planes(
     llr: Int8[Array, "user symbol bit subcarrier"],  # in steps of 1/8
     frame: FrameFormat,
     scrambling: UInt8[ArrayLike, "user bit subcarrier"],  # from `scrambling_planes`
-    iterations: Int[ArrayLike, ""] = 5,  # at most
+    iterations: Int[ArrayLike, ""] = 5,  # at most; not compiled in
     stop: str | None = "syndrome",  # as in `symbol_decoder`
 ) -> Decoded:
     "Information bits of all users and symbols, and which code words' checks hold."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['known_symbols', 'with_known_symbols', 'DownlinkPlan', 'precoder_from_pilots', 'precode_symbol', 'symbol_samples',
-           'downlink', 'at_users', 'DownlinkFrame', 'user_receiver', 'measured_gain']
+           'downlink', 'at_users', 'DownlinkFrame', 'user_receiver', 'user_llrs', 'measured_gain']
 
 # %% ../../nbs/55_baseband/09_downlink.ipynb #65df0024
 from dataclasses import dataclass
@@ -134,22 +134,32 @@ class DownlinkFrame(NamedTuple):
     error: Float[Array, "group user"]  # variance that users measure
 
 
-@partial(jax.jit, static_argnames=("plan", "iterations"))
 def user_receiver(
     y: Complex[Array, "symbol user subcarrier"],  # from `at_users`
     plan: DownlinkPlan,
     iterations: int = 5,  # of the decoder, at most
 ) -> DownlinkFrame:
     "Bits of all users, each from its own antenna."
-    frame = plan.frame
+    llr, x, error = user_llrs(y, plan.frame)
+    found = decode_planes(llr, plan.frame, scrambling_planes(plan.frame), iterations)
+    return DownlinkFrame(found.bits, found.parity_ok, x, error)
+
+
+@partial(jax.jit, static_argnames="frame")
+def user_llrs(
+    y: Complex[Array, "symbol user subcarrier"],  # from `at_users`
+    frame: FrameFormat,
+) -> tuple[Int8[Array, "user symbol bit data"], Complex[Array, "symbol user data"],
+           Float[Array, "group user"]]:
+    "LLRs in steps of 1/8, equalized symbols, and the variance of their error."
     blocks = y.reshape(*y.shape[:2], frame.groups, frame.group)
     gain, variance = measured_gain(blocks[..., 0], frame)
-    x = (blocks[..., 1:] / gain[None, ..., None])
+    x = blocks[..., 1:] / gain[None, ..., None]
     error = (variance[:, None] / jnp.abs(gain) ** 2).T
     c = LLR_UNIT * 4 * level_spacing(frame.bits_per_symbol) ** 2 / error
-    llr = soft_bits(_first_of_users(x, c, frame), Equalizer(c[..., None][..., :0], c), frame)
-    found = decode_planes(llr, frame, scrambling_planes(frame), iterations)
-    return DownlinkFrame(found.bits, found.parity_ok, x.reshape(*y.shape[:2], -1), error)
+    t = _first_of_users(x, c, frame)
+    llr = soft_bits(t, Equalizer(c[..., None][..., :0], c), frame)
+    return llr, x.reshape(*y.shape[:2], -1), error
 
 # %% ../../nbs/55_baseband/09_downlink.ipynb #0facf927
 def measured_gain(

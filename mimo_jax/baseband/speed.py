@@ -142,7 +142,6 @@ def uplink_stages(
         t = jax.lax.map(lambda one: first_llrs(one, made), y)
         return soft_bits(t, made, frame)
 
-    @jax.jit
     def decode(llr):
         scrambling = scrambling_planes(frame)
         return decode_planes(llr, frame, scrambling, plan.iterations, plan.stop).bits
