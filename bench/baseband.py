@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -24,7 +25,8 @@ KEPT = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "20000
 if __name__ == "__main__" and not KEPT.items() <= os.environ.items():
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEPT)
 if hasattr(os, "sched_setaffinity"):  # before JAX makes its threads
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    one, every = {min(os.sched_getaffinity(0))}, range(os.cpu_count() or 1)
+    os.sched_setaffinity(0, every if "--side" in sys.argv else one)
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,7 @@ from mimo_jax.phy.constellation import demap_qam
 ON_CPU = jax.default_backend() == "cpu"
 CLOCK = time.process_time if ON_CPU else time.perf_counter
 ANTENNAS, USERS = (16, 32, 64, 128, 256), (4, 8, 16, 32, 64)  # of the scaling curves
+DEVICES = (1, 2, 4, 8)
 SNR_DB = 20.0
 
 
@@ -157,7 +160,8 @@ def whole(frame, plan, iq):
     alone = jax.jit(lambda soft: decode(soft, decoder, plan.iterations).bits)
     scrambling = scrambling_planes(frame)
     early = UplinkPlan(frame)
-    return {"without decoding": lambda: uplink_llrs(iq, plan).llr, "decoder alone": lambda: alone(soft),
+    return {"without decoding": lambda: uplink_llrs(iq, plan).llr,
+            "decoder alone": lambda: alone(soft),
             "decode": lambda: decode_planes(llr, frame, scrambling, plan.iterations, None).bits,
             "with decoding": lambda: uplink(iq, plan).bits,
             "with decoding, early stop": lambda: uplink(iq, early).bits}
@@ -232,6 +236,33 @@ def scaling(axis, rounds):
             "exponent": round(float(slope), 3)}
 
 
+def on_devices(mimo, devices, rounds):
+    "Milliseconds of a frame with decoding, on the clock; devices are virtual on a CPU."
+    from mimo_jax.baseband.sharding import device_mesh, sharded_uplink
+
+    frame = frame_for(mimo)
+    iq = radio_frame(jax.random.key(0), Radio(frame), SNR_DB).iq
+    run, times = sharded_uplink(UplinkPlan(frame), device_mesh(devices)), []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(run(iq).bits)
+        times.append(1e3 * (time.perf_counter() - start))
+    return round(float(np.median(times[1:])), 3)
+
+
+def over_devices(mimo, rounds):
+    "The same for 1 to 8 devices, each in a process of its own, on all cores."
+    found = {}
+    for devices in DEVICES:
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        command = [sys.executable, __file__, "--side", mimo, f"{devices}", f"{rounds}"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        found[devices] = float(done.stdout.splitlines()[-1])
+    slope = np.polyfit(np.log(list(found)), np.log(list(found.values())), 1)[0]
+    return {"setting": mimo, "wall_ms": found, "exponent": round(float(slope), 3)}
+
+
 def latency(mimo, frames):
     "Latency of frames one after the other, on the clock: what a closed loop sees."
     frame = frame_for(mimo)
@@ -254,7 +285,11 @@ def main():
                                                          "256x128"])
     parser.add_argument("--frames", type=int, default=20 if ON_CPU else 1000)
     parser.add_argument("--output", type=pathlib.Path, help="write the JSON here, too")
+    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.side:
+        mimo, devices, rounds = arguments.side
+        return print(on_devices(mimo, int(devices), int(rounds)))
     from mimo_jax.experiment import provenance
     from mimo_jax.files import write_whole
 
@@ -268,6 +303,7 @@ def main():
     report["roofline"] = {mimo: rooflines(mimo, machine, arguments.rounds)
                           for mimo in arguments.sizes}
     report["scaling"] = {axis: scaling(axis, arguments.rounds) for axis in ("antennas", "users")}
+    report["scaling"]["devices"] = over_devices("64x16", arguments.rounds)
     report["latency"] = {mimo: latency(mimo, arguments.frames) for mimo in arguments.latency}
     text = json.dumps(report, indent=1)
     if arguments.output:

@@ -73,7 +73,8 @@ def _sizes() -> Answers:
     blocks = _thread_blocks(frame)
     found |= {f"table1.{name}.ctas": count for name, count in blocks.items()}
     more = sum(_thread_blocks(frame_for("256x64")).values()) - sum(blocks.values())
-    return {name: Measured(float(value)) for name, value in (found | {"appendix.ctas": more}).items()}
+    found["appendix.ctas"] = more
+    return {name: Measured(float(value)) for name, value in found.items()}
 
 
 def _links() -> Answers:
@@ -123,7 +124,7 @@ def _operations() -> Answers:
     means = {"zf": np.mean([_share(w, "zero forcing") for w in up]),
              "eqdemod": np.mean([_share(w, "equalize") for w in up]),
              "precode": np.mean([_share(w, "precode") for w in down])}
-    return _exact("fig9", {f"{name}.operations": value for name, value in means.items()})
+    return _exact("fig9", {f"{name}.operations": float(value) for name, value in means.items()})
 
 # %% ../../nbs/55_baseband/15_answers.ipynb #dda0f6ef
 UPLINK = ("pilot FFT", "zero forcing", "data FFT", "equalize", "decode")

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,8 @@ def _counted(found, sent, symbols, error, iterations, frame: FrameFormat) -> Cou
     "Bits, symbols and errors of a frame, compared with what was sent."
     wrong = found != sent
     off = jnp.mean(jnp.abs(symbols - user_symbols(sent, frame)) ** 2, (0, 2))
-    return Counted(wrong.sum(), wrong.any(-1).sum(), off, jnp.mean(error, 0), iterations)
+    return Counted(wrong.sum(), wrong.any(-1).sum(), off,  # type: ignore
+                   jnp.mean(error, 0), iterations)  # type: ignore
 
 
 def received_errors(key, snr_db, radio: Radio, plan: UplinkPlan) -> Counted:
@@ -185,7 +186,7 @@ _COLLECTIVE = re.compile(r'stablehlo\.(all_to_all|all_gather|all_reduce|reduce_s
                          r'collective_permute)"')
 
 
-def _array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+def _array(dtype, *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
@@ -258,7 +259,8 @@ def _bytes_accessed(frame: FrameFormat) -> dict[str, float]:
     both = lambda y, made: soft_bits(first_llrs(y, made)[None], made, frame)  # noqa: E731
 
     def cost(function, *inputs):
-        return jax.jit(function).lower(*inputs).compile().cost_analysis()["bytes accessed"]
+        costs = jax.jit(function).lower(*inputs).compile().cost_analysis()
+        return costs["bytes accessed"]  # type: ignore
 
     return {"one": cost(both, grid, made),
             "two": cost(first_llrs, grid, made) + cost(partial(soft_bits, frame=frame), t, made)}

@@ -65,7 +65,7 @@ def uplink_work(
     iterations: int = 5,  # of the decoder
 ) -> dict[str, Work]:
     "Operations and bytes of every stage of the uplink (@tbl-work)."
-    K, words = frame.users, frame.users * frame.data_symbols
+    words = frame.users * frame.data_symbols
     llrs = words * coded_bits(frame)
     product, code = _products(frame), frame_code(frame)
     edges = sum(map(len, code.rows[: parity_rows(frame)])) * code.Z
@@ -134,7 +134,7 @@ def uplink_stages(
 ) -> dict[str, Stage]:
     "The stages of the uplink, by the names of `uplink_work`."
     frame, spectra = plan.frame, _spectra(plan.frame)
-    zero_forcing = jax.jit(lambda *pilots: prepare(*pilots, plan).equalizer)
+    zero_forcing = jax.jit(lambda grid, edges: prepare(grid, edges, plan).equalizer)
     transform = _in_turn(lambda one: used(to_spectrum(one), frame))
 
     @jax.jit
