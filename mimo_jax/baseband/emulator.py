@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ARRIVAL_PATTERNS', 'FORMAT_FIELDS', 'Arrivals', 'arrival_times', 'unit_frames', 'Arrival', 'emulate', 'Recording',
-           'record_frames', 'write_recording', 'recorded_format', 'read_recording', 'nearest_symbols', 'evm_by_user']
+           'record_frames', 'write_recording', 'naming_recording', 'recorded_format', 'check_recorded_format',
+           'read_recording', 'nearest_symbols', 'evm_by_user']
 
 # %% ../../nbs/55_baseband/07_emulator.ipynb #a892d228
 import math
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -154,7 +155,7 @@ class Recording(NamedTuple):
 
 FORMAT_FIELDS = tuple(field.name for field in fields(FrameFormat))
 
-
+# %% ../../nbs/55_baseband/07_emulator.ipynb #453d0450
 def record_frames(
     frame: FrameFormat,
     made: Sequence[RadioFrame],  # at least one
@@ -175,9 +176,9 @@ def write_recording(
     with whole_file(path) as file:
         np.savez(file, iq=recording.iq, **asdict(recording.frame), **kept)
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #e28e84e9
+# %% ../../nbs/55_baseband/07_emulator.ipynb #05afe873
 @contextmanager
-def _naming_recording(path: Path | str):
+def naming_recording(path: Path | str):
     "Turn any failure to read a recording into one `ValueError` that begins with its name."
     try:
         yield
@@ -196,7 +197,7 @@ class _Declared(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #05afe873
+# %% ../../nbs/55_baseband/07_emulator.ipynb #d6878091
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0,
           (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -218,7 +219,7 @@ def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> _De
                          "bytes")
     return _Declared(info, shape, dtype)
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #d6878091
+# %% ../../nbs/55_baseband/07_emulator.ipynb #a2a484d3
 def _heads(archive: zipfile.ZipFile, path: Path) -> dict[str, _Declared]:
     "What a recording declares, by name. Raises `ValueError` without an array named iq."
     known, size = {"iq", "bits", "noise", *FORMAT_FIELDS}, path.stat().st_size
@@ -233,7 +234,7 @@ def _values(archive: zipfile.ZipFile, head: _Declared) -> np.ndarray:
     with archive.open(head.info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #a2a484d3
+# %% ../../nbs/55_baseband/07_emulator.ipynb #3d11a9a7
 def _format_in(archive: zipfile.ZipFile, heads: dict[str, _Declared]) -> FrameFormat | None:
     "The frame format that a recording names, if it does. Raises `ValueError` for half of one."
     missing = [name for name in FORMAT_FIELDS if name not in heads]
@@ -256,10 +257,10 @@ def recorded_format(
 ) -> FrameFormat | None:
     """The frame format that a recording names; None if it names none. Raises `FileNotFoundError`,
     or `ValueError` naming a file that is no recording."""
-    with _naming_recording(path), zipfile.ZipFile(path) as archive:
+    with naming_recording(path), zipfile.ZipFile(path) as archive:
         return _format_in(archive, _heads(archive, Path(path)))
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #798a2196
+# %% ../../nbs/55_baseband/07_emulator.ipynb #cb43501c
 def _frames_in(head: _Declared, frame: FrameFormat) -> int:
     "Frames that a recording declares; 0: one without its axis. Raises `ValueError` for a misfit."
     one = (len(frame.schedule), frame.antennas, frame.fft_size)
@@ -273,18 +274,25 @@ def _frames_in(head: _Declared, frame: FrameFormat) -> int:
                          f"[frame, {', '.join(map(str, need))}]")
     return 0 if shape == need else shape[0]
 
+# %% ../../nbs/55_baseband/07_emulator.ipynb #23ff025a
+def check_recorded_format(
+    known: FrameFormat,  # of a recording
+    asked: Mapping[str, Any],  # fields that it should have
+) -> None:
+    "Raise `ValueError` that names both where a recording is of another format."
+    apart = [f"{name} is {getattr(known, name)!r} in the recording, and {value!r} was asked for"
+             for name, value in asked.items() if getattr(known, name) != value]
+    if apart: raise ValueError("; ".join(apart))
 
-def _check_agreement(found: FrameFormat | None, frame: FrameFormat | None) -> FrameFormat:
+
+def _agreed(found: FrameFormat | None, frame: FrameFormat | None) -> FrameFormat:
     "The format of a recording. Raises `ValueError` where two differ, or there is none."
     if (known := found or frame) is None:
         raise ValueError("it names no frame format, and none was given")
-    wanted = asdict(frame or known)
-    apart = [f"{name} is {value!r} in the recording, and {wanted[name]!r} was asked for"
-             for name, value in asdict(known).items() if value != wanted[name]]
-    if apart: raise ValueError("; ".join(apart))
+    check_recorded_format(known, asdict(frame or known))
     return known
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #cb43501c
+# %% ../../nbs/55_baseband/07_emulator.ipynb #e19964cf
 def _in_bytes(
     iq: np.ndarray, scale: float | None,
 ) -> tuple[Int8[np.ndarray, "frame symbol antenna sample 2"], float]:
@@ -303,7 +311,7 @@ def _in_bytes(
     found = [np.clip(np.round(one * scale), -127, 127).astype(np.int8) for one in iq]
     return np.stack(found), scale
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #23ff025a
+# %% ../../nbs/55_baseband/07_emulator.ipynb #59105774
 def _truth(archive, heads, frame: FrameFormat, frames: int):
     "Bits and noise of a recording, as far as it has them. Raises `ValueError` for a misfit."
     shape = (frame.users, frame.data_symbols, frame_code(frame).k)
@@ -323,7 +331,7 @@ def _truth(archive, heads, frame: FrameFormat, frames: int):
     return (bits if bits is None else bits.astype(np.uint8),
             noise if noise is None else noise.astype(np.float32))
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #e19964cf
+# %% ../../nbs/55_baseband/07_emulator.ipynb #e1002c53
 def read_recording(
     path: Path | str,  # .npz file
     frame: FrameFormat | None = None,  # of a file that names none
@@ -331,9 +339,9 @@ def read_recording(
 ) -> Recording:
     """A recording. Raises `FileNotFoundError`, or `ValueError` naming a file that is damaged, or
     holds something else than frames of its format."""
-    with _naming_recording(path), zipfile.ZipFile(path) as archive:
+    with naming_recording(path), zipfile.ZipFile(path) as archive:
         heads = _heads(archive, Path(path))
-        known = _check_agreement(_format_in(archive, heads), frame)
+        known = _agreed(_format_in(archive, heads), frame)
         frames = _frames_in(heads["iq"], known)
         bits, noise = _truth(archive, heads, known, frames)
         samples = _values(archive, heads["iq"])
@@ -341,7 +349,7 @@ def read_recording(
         if noise is not None and samples.dtype != np.int8: noise = noise * scale**2 + ROUNDING
         return Recording(known, iq, bits, noise, scale)
 
-# %% ../../nbs/55_baseband/07_emulator.ipynb #16d6e45c
+# %% ../../nbs/55_baseband/07_emulator.ipynb #466c852a
 def nearest_symbols(
     symbols: Complex[Array, "*batch"],  # equalized
     bits_per_symbol: int,  # of the QAM
