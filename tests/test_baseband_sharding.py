@@ -1,0 +1,126 @@
+"""A frame on many devices is that of one device, to the last bit of every float."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from jax.sharding import PartitionSpec as P
+
+from mimo_jax.baseband.frame import FrameFormat, frame_for
+from mimo_jax.baseband.radio import Radio, radio_frame
+from mimo_jax.baseband.sharding import (AXIS, collectives, device_mesh, exchange, holdings,
+                                        llrs_on_device, sharded_uplink, spread_antennas,
+                                        uplink_program, without_padding)
+from mimo_jax.baseband.uplink import UplinkPlan, uplink
+
+needs_eight = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 virtual devices")
+HIGH_RATE = 8 / 9  # few parity rows: a decoder that compiles fast
+
+
+def equal(a, b):
+    for name, x, y in zip(a._fields, a, b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+def half(plan, devices):
+    "The program up to the LLRs: all but the decoder, which takes long to compile."
+    def one(iq):
+        found, noise = llrs_on_device(iq, plan, AXIS, with_symbols=True)
+        return exchange(found.llr.transpose(1, 2, 3, 0, 4), AXIS, 0, 3), found, noise
+
+    found = P(AXIS)
+    return jax.jit(jax.shard_map(one, mesh=device_mesh(devices), in_specs=P(None, AXIS),
+                                 out_specs=(P(AXIS), found, P()), check_vma=False))
+
+
+@st.composite
+def frames(draw):
+    group = draw(st.sampled_from([4, 12, 16]))
+    users = draw(st.integers(1, 2 * group if group < 16 else 9))
+    antennas = draw(st.integers(max(users, 2), 26))
+    groups = draw(st.integers(-(-96 // group), 128 // group + 2))
+    pilots = -(-users // group)
+    return FrameFormat(antennas, users, "P" * pilots + "U" * draw(st.integers(1, 3)),
+                       group * groups, 256, group, draw(st.sampled_from([4, 8])))
+
+
+@needs_eight
+@settings(max_examples=8, deadline=None, derandomize=True, database=None,
+          suppress_health_check=list(HealthCheck))
+@given(frames(), st.integers(2, 8), st.sampled_from(["zf", "mmse", "conjugate"]))
+def test_llrs_of_any_frame_on_any_number_of_devices(frame, devices, detector):
+    plan = UplinkPlan(frame, detector)
+    iq = np.random.default_rng(0).integers(
+        -90, 90, (len(frame.schedule), frame.antennas, frame.fft_size, 2)).astype(np.int8)
+    on_one, on_many = (jax.tree.map(np.asarray, half(plan, n)(spread_antennas(iq, device_mesh(n))))
+                       for n in (1, devices))
+    np.testing.assert_array_equal(on_many[0][: frame.users, :, :, : frame.groups], on_one[0])
+    for many, one in zip(on_many[1], on_one[1], strict=True):
+        np.testing.assert_array_equal(many[: frame.groups], one)
+        assert np.isfinite(np.abs(many).astype(float)).all()  # padding is no NaN either
+    np.testing.assert_array_equal(on_many[2], on_one[2])
+
+
+@needs_eight
+@pytest.mark.parametrize("mimo, detector, sizes", [
+    ("16x4", "zf", {"subcarriers": 192, "fft_size": 256}),  # 12 groups on 8 devices
+    ("36x20", "mmse", {"subcarriers": 192, "fft_size": 256, "group": 16}),  # nothing divides
+])
+def test_whole_frames_on_eight_devices(mimo, detector, sizes):
+    frame = frame_for(mimo, code_rate=HIGH_RATE, **sizes)
+    plan = UplinkPlan(frame, detector)
+    made = radio_frame(jax.random.key(1), Radio(frame), 22.0)
+    program = uplink_program(plan, device_mesh(8), with_symbols=True)
+    iq = spread_antennas(made.iq, device_mesh(8))
+    compiled = program.lower(iq).compile()
+    crossing = collectives(compiled.as_text())
+    assert [c.kind for c in crossing] == ["all-to-all", "all-to-all", "all-gather"]
+    assert crossing[2].bytes <= 4 * frame.pilots * (frame.antennas + 7)
+    padded = compiled(iq)
+    many = without_padding(padded, frame)
+    equal(many, sharded_uplink(plan, device_mesh(1), with_symbols=True)(made.iq))
+    reference = uplink(made.iq, plan, with_symbols=True)
+    for name in ("bits", "parity_ok", "iterations"):
+        np.testing.assert_array_equal(getattr(many, name), getattr(reference, name))
+    for name in ("noise", "error", "symbols"):
+        np.testing.assert_allclose(getattr(many, name), getattr(reference, name), rtol=1e-3,
+                                   atol=1e-4)
+    assert (many.bits == made.bits).mean() > 0.99
+    held = {h.what: h.shape for h in holdings(frame, 8)}
+    shard = padded.bits.addressable_shards[0].data.shape
+    assert shard == held["bits of my users"]  # bits stay with their user's device
+
+
+def test_errors_name_what_is_wrong():
+    plan = UplinkPlan(frame_for("16x4", subcarriers=192, fft_size=256))
+    with pytest.raises(ValueError, match="need an axis 'device'"):
+        uplink_program(plan, jax.make_mesh((1,), ("antenna",), devices=jax.devices()[:1]))
+    with pytest.raises(ValueError, match=r"0 devices: there are \d"):
+        device_mesh(0)
+    with pytest.raises(ValueError, match="start with XLA_FLAGS"):
+        device_mesh(len(jax.devices()) + 1)
+    with pytest.raises(ValueError, match="samples of shape"):
+        sharded_uplink(plan, device_mesh(1))(np.zeros((14, 8, 256, 2), np.int8))
+
+
+def test_collectives_are_read_from_text_of_other_devices_too():
+    text = """
+  %a = (c64[2,3]{1,0}, c64[2,3]{1,0}) all-to-all(%x, %y), replica_groups={{0,1}}
+  %b = s8[5,4]{1,0} all-to-all(%x), channel_id=1
+  %c = bf16[] all-reduce-start(%x)
+  %d = f32[7]{0} add(%all-gather, %x)
+"""
+    assert [tuple(c) for c in collectives(text)] == [
+        ("all-to-all", 96), ("all-to-all", 20), ("all-reduce", 2)]
+
+
+@needs_eight
+def test_an_exchange_is_undone_by_its_inverse():
+    x = np.arange(8 * 6 * 5).reshape(48, 5)
+    there = partial(exchange, axis_name=AXIS, split=1, join=0)
+    def back(x): return exchange(there(x), AXIS, split=0, join=1)
+    mapped = jax.shard_map(back, mesh=device_mesh(8), in_specs=P(AXIS), out_specs=P(AXIS),
+                           check_vma=False)
+    np.testing.assert_array_equal(jax.jit(mapped)(x)[:, :5], x)
