@@ -278,9 +278,9 @@ def _uplink(plan, devices: int) -> Processing:
 
     program: Callable = partial(uplink, plan=plan)
     if devices > 1:
-        from mimo_jax.baseband.sharding import sharded_uplink
+        from mimo_jax.baseband.sharding import device_mesh, sharded_uplink
 
-        program = sharded_uplink(plan, jax.make_mesh((devices,), ("device",)))
+        program = sharded_uplink(plan, device_mesh(devices))
     equalized = jax.jit(lambda iq: uplink(iq, plan, with_symbols=True).symbols)
     return Processing(lambda one: jax.device_get(program(one.iq)),
                  lambda one, found: (found, equalized(one.iq)),
