@@ -138,14 +138,14 @@ def test_the_downlink_is_measured_at_the_users(capsys):
 @pytest.mark.parametrize("words, said", [
     (("run", "--mimo", "4x8"), "8 users at 4 antennas"),
     (("run", "--mimo", "64"), "antennas x users, as in 64x16"),
-    (("run", *TINY, "--subcarriers", 16), "the least code of 38.212"),
+    (("run", *TINY, "--subcarriers", 16, "--modulation", "qpsk"), "the least code of 38.212"),
     (("run", *TINY, "--group", 7), "need whole groups"),
     (("run", *TINY, "--code-rate", 0.99), "rates of 1/3 to 0.95"),
     (("run", *TINY, "--code-rate", "nan"), "no finite number"),
     (("run", *TINY, "--schedule", "UUP"), "pilots (P), then uplink"),
     (("run", *TINY, "--fft-size", 96), "an even number above 96"),
     (("run", *TINY, "--devices", 64), "--devices 64: there are 8 of cpu"),
-    (("run", *TINY, "--snr", 101), "-100<=x<=100"),
+    (("run", *TINY, "--snr", 101), "less than or equal to 100"),
     (("run", *TINY, "--channel", "moon"), "'rayleigh', 'cdl-a'"),
     (("run", *TINY, "--detector", "ml"), "'conjugate', 'zf', 'mmse'"),
     (("run", *TINY, "--modulation", "8psk"), "'qpsk', '16qam'"),
@@ -156,11 +156,14 @@ def test_the_downlink_is_measured_at_the_users(capsys):
     (("run", *TINY, "--schedule", "PDD", "--direction", "downlink", "--devices", 2),
      "runs on one device"),
     (("run", *TINY, "--schedule", "PDD", "--direction", "downlink", "--speed", 1), "--speed"),
+    (("run", *TINY, "--schedule", "PDD"), "one of the downlink, not the uplink"),
+    (("run", *TINY, "--direction", "downlink"), "one of the uplink, not the downlink"),
     (("record", *TINY), "--out"), (("record", *TINY, "--out", "."), "is a folder"),
-    (("record", *TINY, "--schedule", "PDD", "--out", "x.npz"), "uplink"),
+    (("record", *TINY, "--schedule", "PDD", "--out", "x.npz"), "one of the downlink"),
     *[(("run", "--iq", f"{name}.npz"), f"{name}.npz: {said}") for name, said in (
         ("other", "iq has shape [2, 2, 4, 128, 2]; frames of 4 antennas, 3 symbols"),
-        ("turned", "have [frame, 3, 4, 128, 2]"), ("float", "iq is float32; expected int8"),
+        ("turned", "iq has shape [2, 4, 3, 128, 2]; frames of 4 antennas, 3 symbols"),
+        ("float", "iq is float32; expected int8"),
         ("none", "no array iq; it holds antennas"), ("half", "no users, schedule"),
         ("empty", "iq has shape [0, 3"), ("odd", "9 users at 4 antennas"),
         ("text", "users is <U3 of shape (); expected one whole number"),
@@ -172,9 +175,9 @@ def test_the_downlink_is_measured_at_the_users(capsys):
     (("run", "--iq", "noise.npz", "--mimo", "8x2"), "antennas is 4 in the recording, and 8 was"),
     (("run", "--iq", "noise.npz", "--modulation", "qpsk"), "and 2 was asked for"),
     (("run", "--iq", "noise.npz", "--scale", 2), "bytes are taken as they are"),
-    (("run", "--iq", "noise.npz", "--direction", "downlink"), "of uplink frames"),
+    (("run", "--iq", "noise.npz", "--direction", "downlink"), "a recording is of the uplink"),
     (("run", "--iq", "array.npy"), "array.npy: no recording"),
-    (("run", "--iq", "absent.npz"), "absent.npz"), (("run", "--iq", "."), "'.'"),
+    (("run", "--iq", "absent.npz"), "absent.npz"), (("run", "--iq", "."), ".: no recording"),
 ], ids=lambda value: "")
 def test_bad_input_is_one_line_and_exit_code_2(shelf, monkeypatch, capsys, words, said):
     monkeypatch.chdir(shelf)
@@ -295,7 +298,7 @@ def test_every_frame_is_handed_over_once_and_never_early(kind, frames, spent):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"pattern": "often"}, {"period_s": 0}, {"period_s": np.inf}, {"period_s": np.nan},
+    {"pattern": "often"}, {"period_s": 0.0}, {"period_s": np.inf}, {"period_s": np.nan},
     {"burst": 0}, {"jitter_s": -1e-9}, {"jitter_s": 2e-3}, {"jitter_s": np.nan}])
 def test_arrivals_that_are_none_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))): em.Arrivals(**wrong)

@@ -182,7 +182,7 @@ def naming_recording(path: Path | str):
     "Turn any failure to read a recording into one `ValueError` that begins with its name."
     try:
         yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         if type(error) is ValueError: raise ValueError(f"{path}: {error}") from error

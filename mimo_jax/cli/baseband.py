@@ -537,15 +537,18 @@ def _generated(source: Source, key, seen: Seen) -> Made:
 # %% ../../nbs/90_cli/10_baseband.ipynb #72507ef7
 def _from_file(source: Source) -> Made:
     "A recording, for all units."
+    from mimo_jax.baseband import emulator as em
     from mimo_jax.baseband.radio import RadioFrame
 
     r = _recorded(Path(source.iq or ""), source.asked, source.scale)
+    with em.naming_recording(source.iq or ""):
+        _check_direction(r.frame, "uplink")
     nothing: Any = [None] * len(r.iq)
     bits, noise = (nothing if known is None else known for known in (r.bits, r.noise))
     frames = [RadioFrame(*one) for one in zip(r.iq, bits, noise, strict=True)]
     return Made(r.frame, [frames] * source.units, str(source.iq), r.scale, shared=True)
 
-
+# %% ../../nbs/90_cli/10_baseband.ipynb #92ca16ae
 def _arrivals(pattern: str, period_ms: float, jitter_ms: float, burst: int):
     "The arrivals that were asked for. Raises `ValueError` for a jitter that changes their order."
     from mimo_jax.baseband.emulator import Arrivals
@@ -553,15 +556,24 @@ def _arrivals(pattern: str, period_ms: float, jitter_ms: float, burst: int):
     return Arrivals(pattern, 1e-3 * period_ms, 1e-3 * jitter_ms, burst)
 
 
+def _check_direction(frame, direction: str) -> None:
+    "Raise `ValueError` for frames of the other direction."
+    there = "downlink" if "D" in frame.schedule else "uplink"
+    if there != direction:
+        raise ValueError(f"schedule {frame.schedule!r} is one of the {there}, not the {direction}")
+
+
 def _radio(asked: Mapping, direction: str, channel: str, delay_spread_ns: float, speed: float):
     "The radio units that were asked for. Raises `ValueError` for sizes that do not fit."
     from mimo_jax.baseband.radio import Radio
 
+    frame = _frame_format(asked, direction)
+    _check_direction(frame, direction)
     if direction == "downlink" and speed:
         raise ValueError("--speed: a channel of the downlink stays the same for a frame")
-    return Radio(_frame_format(asked, direction), channel, 1e-9 * delay_spread_ns, speed)
+    return Radio(frame, channel, 1e-9 * delay_spread_ns, speed)
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #92ca16ae
+# %% ../../nbs/90_cli/10_baseband.ipynb #5281ea77
 def _chain(source: Source, frame, detector: str, iterations: int, devices: int) -> Processing:
     "What is done to frames. Raises `ValueError` for more than was built."
     if "D" not in frame.schedule:
@@ -570,11 +582,10 @@ def _chain(source: Source, frame, detector: str, iterations: int, devices: int) 
         return _uplink(UplinkPlan(frame, detector, iterations), devices)
     from mimo_jax.baseband.downlink import DownlinkPlan
 
-    if source.iq: raise ValueError(f"{source.iq}: a recording is of uplink frames")
     if devices > 1: raise ValueError(f"--devices {devices}: the downlink runs on one device")
     return _downlink(DownlinkPlan(frame, detector), source.radio, source.snr, iterations)
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #5281ea77
+# %% ../../nbs/90_cli/10_baseband.ipynb #4140dbda
 @app.command("run")
 def run_command(
     mimo: _Mimo = None, direction: _Direction = "uplink", modulation: _Modulation = None,
@@ -591,13 +602,14 @@ def run_command(
     need_devices(devices)
     asked = _asked(mimo, modulation, subcarriers=subcarriers, group=group, fft_size=fft_size,
                    code_rate=code_rate, schedule=schedule)
+    if iq and direction == "downlink": raise ValueError(f"{iq}: a recording is of the uplink")
     radio = None if iq else _radio(asked, direction, channel, delay_spread_ns, speed)
     source = Source(asked, radio, iq, scale, units, min(distinct, frames), snr, seed)
     told = {"direction": direction, "detector": detector, "iterations_at_most": iterations,
             "devices": devices, "units": units, "arrivals": arrivals, "seed": seed}
     _run(source, told, _arrivals(arrivals, period_ms, jitter_ms, burst), frames, picture, as_json)
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #4140dbda
+# %% ../../nbs/90_cli/10_baseband.ipynb #721e023b
 def _run(source: Source, told: dict[str, Any], arrivals, frames: int, picture: Path | None,
          as_json: bool) -> None:
     "Make or read frames, run them, and tell."
@@ -614,7 +626,7 @@ def _run(source: Source, told: dict[str, Any], arrivals, frames: int, picture: P
         if picture:
             _draw(seen, picture)
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #721e023b
+# %% ../../nbs/90_cli/10_baseband.ipynb #69f2252f
 def _draw(seen: Seen, path: Path) -> None:
     "Write a picture."
     from mimo_jax.files import write_whole
@@ -629,7 +641,7 @@ def _facts(made: Made) -> dict[str, Any]:
     return {"source": made.source, "frame": asdict(made.frame), "scale": made.scale,
             "true_noise": noise}
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #75c0fadb
+# %% ../../nbs/90_cli/10_baseband.ipynb #d3913e2d
 def _tell(seen: Seen, told: Mapping[str, Any], as_json: bool) -> None:
     "Print what was found, if anything was."
     if not seen.squares: return
@@ -653,7 +665,7 @@ def _rows(told: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         "ms per frame": _times(found["frame_ms"]), "late (ms)": _times(found["late_ms"]),
         "scale": told["scale"] != 1 and f"{told['scale']:.4g} steps of a byte for one unit"}
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #d3913e2d
+# %% ../../nbs/90_cli/10_baseband.ipynb #6620b1b6
 def _lines(found: Mapping[str, Any]) -> list[str]:
     "EVM by user, stages and files, in lines."
     users = " ".join(f"{one:.1f}" for one in found["evm"]["users_percent"])
@@ -664,7 +676,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         lines += [f"Stages, each by itself on one device (ms): {said}"]
     return lines + ([f"Picture: {found['picture']}"] if found["picture"] else [])
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #6620b1b6
+# %% ../../nbs/90_cli/10_baseband.ipynb #ba3e016f
 @app.command("record")
 def record_command(
     out: _Recording, mimo: _Mimo = None, modulation: _Modulation = None,
@@ -686,7 +698,7 @@ def record_command(
          table([{"file": str(out), "frames": frames, "bytes": out.stat().st_size,
                  "noise (squared steps)": noise}]))
 
-# %% ../../nbs/90_cli/10_baseband.ipynb #ba3e016f
+# %% ../../nbs/90_cli/10_baseband.ipynb #0e22f38b
 def _record(out: Path, radio, frames: int, snr: float, truth: bool, seed: int, progress) -> float:
     "Write a recording; the noise that its frames have."
     import jax
