@@ -218,7 +218,7 @@ def summary(seen: Seen) -> dict[str, Any]:
 # %% ../../nbs/90_cli/10_baseband.ipynb #6df5fceb
 def _panel(seen: Seen):
     "What the live view shows."
-    fields = {"": seen.doing, "frames": f"{len(seen.seconds)} / {seen.frames}"}
+    fields = {"now": seen.doing, "frames": f"{len(seen.seconds)} / {seen.frames}"}
     if seen.squares:
         rates, evm = _rates(list(seen.outcomes)), evm_of(seen)
         fields |= {"EVM": f"{evm['mean_percent']:.2f} % against {evm['against']}",
@@ -230,7 +230,7 @@ def _panel(seen: Seen):
 
 
 def _interval(rate: Mapping[str, float]) -> str:
-    return "{rate:.3g} ({low:.2g} ... {high:.2g})".format(**rate)
+    return "{rate:.3g} ({low:.3g} ... {high:.3g})".format(**rate)
 
 
 def _times(ms: Mapping[str, float] | None) -> str:

@@ -102,8 +102,8 @@ def command_lines(draw):
 
 # Files and folders that a path may name: links to them stand in the folder of every call
 PLACES = ("net", "my.npz", "keras.h5", "file.tflite", "cut.tflite", "empty", "folder", "missing",
-          "new/file", "text.txt/below", "text.txt", "readonly", "results", "wrong", "", ".", "/dev/null",
-          "/dev/full", "loop", "x" * 300, "[/x]", "new")
+          "new/file", "text.txt/below", "text.txt", "readonly", "results", "wrong", "", ".",
+          "/dev/null", "/dev/full", "loop", "x" * 300, "[/x]", "new")
 TINY = csinet.CsiArchitecture(32)
 RECORDED = frame.FrameFormat(4, 2, "PU", 96, 98)
 
