@@ -76,6 +76,7 @@ def decode_planes(
 ) -> Decoded:
     "Information bits of all users and symbols, and which code words' checks hold."
     signs = 1 - 2 * jnp.asarray(scrambling).astype(jnp.int8)
+    llr = jax.lax.optimization_barrier(llr)  # else they are made anew for each use of them
     descrambled = (llr * signs[:, None]).reshape(*llr.shape[:2], -1)
     soft = rate_dematch(descrambled.astype(jnp.float32) / LLR_UNIT, frame_code(frame))
     return decode(soft, symbol_decoder(frame, stop), iterations)
