@@ -90,8 +90,8 @@ def test_the_answer_has_all_that_was_promised(capsys, tmp_path):
     assert 1 <= found["iterations"] <= 5
     for name in ("frame_ms", "late_ms"):
         assert 0 <= found[name]["median"] <= found[name]["p99"]
-    assert list(found["stages_ms"]) == ["fft", "estimation_and_detector",
-                                        "equalization_and_demapping", "decoding"]
+    assert list(found["stages_ms"]) == ["pilot_fft", "estimation_and_detector", "data_fft",
+                                        "equalize", "decode"]
     assert all(ms > 0 for ms in found["stages_ms"].values())
     assert found["frame"] == asdict(FRAME) and found["picture"] == str(path)
     assert path.read_text().lstrip().startswith("<?xml")
@@ -129,8 +129,8 @@ def test_the_downlink_is_measured_at_the_users(capsys):
     down = (*TINY[:6], "--schedule", "PDDD", *TINY[8:], "--direction", "downlink", "--frames", 2)
     found = answer(capsys, "run", *down, "--snr", 30)
     assert found["ber"]["errors"] == 0 and found["evm"]["against"] == "truth"
-    assert list(found["stages_ms"]) == ["precoder", "encoding_and_modulation",
-                                        "precoding_and_ifft"]
+    assert list(found["stages_ms"]) == ["pilot_fft", "estimation_and_detector", "encode",
+                                        "modulate", "precode", "inverse_fft"]
     worse = answer(capsys, "run", *down, "--snr", 0)
     assert worse["evm"]["mean_percent"] > 10 * found["evm"]["mean_percent"]
 
