@@ -296,8 +296,8 @@ class Ordered(NamedTuple):
     noise: None = None
 
 
-def _ordered(key, radio, snr_db: float) -> Ordered:
-    "Pilots of the users and bits for them; the SNR is that of both directions."
+def _orders(radio, snr_db: float) -> Callable:
+    "From a key to pilots of the users and bits for them; the SNR is that of both directions."
     import jax
     import numpy as np
 
@@ -311,8 +311,10 @@ def _ordered(key, radio, snr_db: float) -> Ordered:
         return (r.captured(keys[1], pilots, channel, radio, noise_variance(snr_db)),
                 r.draw_bits(keys[2], radio.frame))
 
-    iq, bits = make(jax.random.split(key, 3))
-    return Ordered(np.asarray(iq), np.asarray(bits), key)
+    def ordered(key):
+        return Ordered(*map(np.asarray, make(jax.random.split(key, 4))), key=key)
+
+    return ordered
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #1df42320
 def _downlink(plan, radio, snr: float, iterations: int) -> Processing:
@@ -325,9 +327,8 @@ def _downlink(plan, radio, snr: float, iterations: int) -> Processing:
 
     @jax.jit
     def received(key, iq):
-        keys = jax.random.split(key, 3)
-        y = d.at_users(jax.random.fold_in(keys[2], 1), iq, draw_channel(keys[0], radio)(0), plan,
-                       snr)
+        keys = jax.random.split(key, 4)
+        y = d.at_users(keys[3], iq, draw_channel(keys[0], radio)(0), plan, snr)
         return d.user_receiver(y, plan, iterations)
 
     def judge(one, samples):
@@ -469,10 +470,11 @@ def _generated(source: Source, key, seen: Seen) -> Made:
 
     radio, made, total = source.radio, [], source.units * source.distinct
     _check_memory(radio.frame, total)
+    order = _orders(radio, source.snr)
     for unit in range(source.units):
         if "D" in radio.frame.schedule:
             keys = jax.random.split(jax.random.fold_in(key, unit), source.distinct)
-            frames = (_ordered(one, radio, source.snr) for one in keys)
+            frames = map(order, keys)
         else:
             frames = unit_frames(key, radio, unit, source.distinct, source.snr)
         made.append([])

@@ -227,7 +227,7 @@ def stand_in_frames(patch):
         arguments[-1].seconds, arguments[-1].late = [1.0], [0.0]
 
     patch.setattr(emulator, "unit_frames", lambda *_: [frame_])
-    patch.setattr(baseband_commands, "_ordered", lambda *_: frame_)
+    patch.setattr(baseband_commands, "_orders", lambda *_: lambda _: frame_)
     patch.setattr(baseband_commands, "_count_errors", counted)
     patch.setattr(baseband_commands, "_take_times", timed)
     patch.setattr(baseband_commands, "draw_users", lambda *_: b"picture")
