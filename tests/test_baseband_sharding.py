@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from jax.sharding import PartitionSpec as P
 
 from mimo_jax.baseband.frame import FrameFormat, frame_for
+from mimo_jax.baseband.mapped import mapped_program, mapped_uplink, stack_antennas, unstack
 from mimo_jax.baseband.radio import Radio, radio_frame
 from mimo_jax.baseband.sharding import (AXIS, collectives, device_mesh, exchange, holdings,
                                         llrs_on_device, sharded_uplink, spread_antennas,
@@ -81,6 +82,10 @@ def test_whole_frames_on_eight_devices(mimo, detector, sizes):
     padded = compiled(iq)
     many = without_padding(padded, frame)
     equal(many, sharded_uplink(plan, device_mesh(1), with_symbols=True)(made.iq))
+    if detector == "zf":  # the same under pmap
+        stacked, mapped = stack_antennas(made.iq, 8), mapped_program(plan, 8, with_symbols=True)
+        equal(unstack(mapped(stacked), frame), many)
+        assert collectives(mapped.lower(stacked).compile().as_text()) == crossing
     reference = uplink(made.iq, plan, with_symbols=True)
     for name in ("bits", "parity_ok", "iterations"):
         np.testing.assert_array_equal(getattr(many, name), getattr(reference, name))
@@ -103,6 +108,10 @@ def test_errors_name_what_is_wrong():
         device_mesh(len(jax.devices()) + 1)
     with pytest.raises(ValueError, match="samples of shape"):
         sharded_uplink(plan, device_mesh(1))(np.zeros((14, 8, 256, 2), np.int8))
+    with pytest.raises(ValueError, match="samples of shape"):
+        mapped_uplink(plan, 1)(np.zeros((14, 8, 256, 2), np.int8))
+    with pytest.raises(ValueError, match="99 devices"):
+        mapped_program(plan, 99)
 
 
 def test_collectives_are_read_from_text_of_other_devices_too():
