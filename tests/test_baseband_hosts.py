@@ -15,7 +15,7 @@ import pytest
 
 from conftest import ROOT
 from mimo_jax.baseband.frame import frame_for
-from mimo_jax.baseband.hosts import Host, digest, main, reason, supervise
+from mimo_jax.baseband.hosts import Host, _main, digest, reason, supervise
 from mimo_jax.baseband.radio import Radio, radio_frame
 
 SIZES = {"subcarriers": 96, "fft_size": 128, "bits_per_symbol": 4, "code_rate": 8 / 9}
@@ -126,7 +126,7 @@ def test_an_address_that_is_taken():
     (["127.0.0.1:4321", "0", "2", "--mimo", "4x16"], "16 users at 4 antennas"),
 ])
 def test_bad_input_is_refused_in_a_line(arguments, rule, capsys):
-    assert main(arguments) == 2
+    assert _main(arguments) == 2
     err = capsys.readouterr().err
     assert rule in err and len(err.splitlines()) == 1
 
