@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from jax.sharding import PartitionSpec as P
 
 from mimo_jax.baseband.frame import FrameFormat, frame_for
+from mimo_jax.baseband.mapped import mapped_program, mapped_uplink, stack_antennas, unstack
 from mimo_jax.baseband.radio import Radio, radio_frame
 from mimo_jax.baseband.sharding import (AXIS, collectives, device_mesh, exchange, holdings,
                                         llrs_on_device, sharded_uplink, spread_antennas,
                                         uplink_program, without_padding)
-from mimo_jax.baseband.uplink import UplinkPlan, uplink
+from mimo_jax.baseband.uplink import UplinkFrame, UplinkPlan
 
 needs_eight = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 virtual devices")
 HIGH_RATE = 8 / 9  # few parity rows: a decoder that compiles fast
@@ -47,7 +48,7 @@ def frames(draw):
 
 
 @needs_eight
-@settings(max_examples=8, deadline=None, derandomize=True, database=None,
+@settings(max_examples=6, deadline=None, derandomize=True, database=None,
           suppress_health_check=list(HealthCheck))
 @given(frames(), st.integers(2, 8), st.sampled_from(["zf", "mmse", "conjugate"]))
 def test_llrs_of_any_frame_on_any_number_of_devices(frame, devices, detector):
@@ -64,30 +65,19 @@ def test_llrs_of_any_frame_on_any_number_of_devices(frame, devices, detector):
 
 
 @needs_eight
-@pytest.mark.parametrize("mimo, detector, sizes", [
-    ("16x4", "zf", {"subcarriers": 192, "fft_size": 256}),  # 12 groups on 8 devices
-    ("36x20", "mmse", {"subcarriers": 192, "fft_size": 256, "group": 16}),  # nothing divides
-])
-def test_whole_frames_on_eight_devices(mimo, detector, sizes):
-    frame = frame_for(mimo, code_rate=HIGH_RATE, **sizes)
-    plan = UplinkPlan(frame, detector)
-    made = radio_frame(jax.random.key(1), Radio(frame), 22.0)
-    program = uplink_program(plan, device_mesh(8), with_symbols=True)
+def test_a_whole_frame_on_more_devices_than_antennas_groups_or_users():
+    frame = FrameFormat(7, 3, "PUU", 80, 128, 16, 4, code_rate=HIGH_RATE)
+    plan = UplinkPlan(frame, "conjugate")  # which makes errors
+    made = radio_frame(jax.random.key(1), Radio(frame), 20.0)
     iq = spread_antennas(made.iq, device_mesh(8))
-    compiled = program.lower(iq).compile()
+    compiled = uplink_program(plan, device_mesh(8), with_symbols=True).lower(iq).compile()
     crossing = collectives(compiled.as_text())
     assert [c.kind for c in crossing] == ["all-to-all", "all-to-all", "all-gather"]
-    assert crossing[2].bytes <= 4 * frame.pilots * (frame.antennas + 7)
+    assert crossing[2].bytes == 4 * 8  # noise, of an antenna each and one of padding
     padded = compiled(iq)
     many = without_padding(padded, frame)
     equal(many, sharded_uplink(plan, device_mesh(1), with_symbols=True)(made.iq))
-    reference = uplink(made.iq, plan, with_symbols=True)
-    for name in ("bits", "parity_ok", "iterations"):
-        np.testing.assert_array_equal(getattr(many, name), getattr(reference, name))
-    for name in ("noise", "error", "symbols"):
-        np.testing.assert_allclose(getattr(many, name), getattr(reference, name), rtol=1e-3,
-                                   atol=1e-4)
-    assert (many.bits == made.bits).mean() > 0.99
+    assert not many.parity_ok.all()  # floats that decide nothing would hide a difference
     held = {h.what: h.shape for h in holdings(frame, 8)}
     shard = padded.bits.addressable_shards[0].data.shape
     assert shard == held["bits of my users"]  # bits stay with their user's device
@@ -103,6 +93,10 @@ def test_errors_name_what_is_wrong():
         device_mesh(len(jax.devices()) + 1)
     with pytest.raises(ValueError, match="samples of shape"):
         sharded_uplink(plan, device_mesh(1))(np.zeros((14, 8, 256, 2), np.int8))
+    with pytest.raises(ValueError, match="samples of shape"):
+        mapped_uplink(plan, 1)(np.zeros((14, 8, 256, 2), np.int8))
+    with pytest.raises(ValueError, match="99 devices"):
+        mapped_program(plan, 99)
 
 
 def test_collectives_are_read_from_text_of_other_devices_too():
@@ -114,6 +108,21 @@ def test_collectives_are_read_from_text_of_other_devices_too():
 """
     assert [tuple(c) for c in collectives(text)] == [
         ("all-to-all", 96), ("all-to-all", 20), ("all-reduce", 2)]
+
+
+def test_stacking_is_undone():
+    frame = frame_for("36x20", subcarriers=192, fft_size=256, group=16)
+    iq = np.arange(14 * 36 * 256 * 2).astype(np.int8).reshape(14, 36, 256, 2)
+    stacked = stack_antennas(iq, 8)
+    np.testing.assert_array_equal(stacked.swapaxes(0, 1).reshape(14, 40, 256, 2)[:, :36], iq)
+    bits, error = np.arange(24 * 2 * 3).reshape(8, 3, 2, 3), np.arange(16 * 20).reshape(8, 2, 20)
+    symbols = np.arange(2 * 20 * 256).reshape(2, 20, 8, 32)
+    found = unstack(UplinkFrame(bits, bits[..., 0], bits[..., 0], np.full(8, 3.0), error,
+                                symbols.transpose(2, 0, 1, 3)), frame)
+    np.testing.assert_array_equal(found.bits, bits.reshape(24, 2, 3)[:20])
+    np.testing.assert_array_equal(found.error, error.reshape(16, 20)[:12])
+    np.testing.assert_array_equal(found.symbols, symbols.reshape(2, 20, 256)[..., :192])
+    assert found.noise == 3
 
 
 @needs_eight

@@ -42,7 +42,7 @@ class Holding(NamedTuple):
     shape: tuple[int, ...]
     bytes: int
 
-
+# %% ../../nbs/55_baseband/10_sharding.ipynb #b8c4538f
 def holdings(
     frame: FrameFormat,
     devices: int,
@@ -59,7 +59,7 @@ def holdings(
              ("bits of my users", (mine(f.users), data, frame_code(f).k), 1)]
     return [Holding(name, shape, size * int(np.prod(shape))) for name, shape, size in parts]
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #7954a1ae
+# %% ../../nbs/55_baseband/10_sharding.ipynb #469bd4e2
 def _each(one: Callable[[Array], Any], count: int) -> Any:
     "Results for 0, 1, ...: in turn on a CPU, whose cache holds one of them; else all at once."
     numbers = jnp.arange(count)
@@ -79,7 +79,7 @@ def antenna_spectra(
 
     return _each(one, iq.shape[1])
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #011285c8
+# %% ../../nbs/55_baseband/10_sharding.ipynb #2345c0ae
 def _padded(x: Shaped[Array, "..."], axis: int, parts: int, mode: str) -> Array:
     "An array that so many devices can share along an axis."
     widths = [(0, 0)] * x.ndim
@@ -99,7 +99,7 @@ def exchange(
     x = jax.lax.optimization_barrier(x)  # one layout for all parts, padding or not
     return jax.lax.all_to_all(x, axis_name, split, join, tiled=True)
 
-
+# %% ../../nbs/55_baseband/10_sharding.ipynb #1b5599b8
 def my_share(
     x: Shaped[ArrayLike, "whole ..."],  # what every device knows
     axis_name: str,
@@ -111,7 +111,7 @@ def my_share(
     own = len(rows) // devices
     return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index(axis_name) * own, own)
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #1b5599b8
+# %% ../../nbs/55_baseband/10_sharding.ipynb #c5ba85aa
 class GroupLlrs(NamedTuple):
     "What is received on a group of subcarriers."
 
@@ -140,7 +140,7 @@ def receive_group(
         symbols = symbols_of(t[None], made, f).reshape(f.users, -1, f.group).swapaxes(0, 1)
     return GroupLlrs(llr.swapaxes(1, 2), detector.error[0], symbols)
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #c5ba85aa
+# %% ../../nbs/55_baseband/10_sharding.ipynb #f3902d15
 def llrs_on_device(
     iq: Int8[Array, "symbol own sample 2"],  # of a device's antennas
     plan: UplinkPlan,
@@ -161,7 +161,7 @@ def llrs_on_device(
 
     return _each(one, y.shape[2]), noise
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #f3902d15
+# %% ../../nbs/55_baseband/10_sharding.ipynb #3a7bb6f2
 def uplink_on_device(
     iq: Int8[Array, "symbol own sample 2"],  # of a device's antennas
     plan: UplinkPlan,
@@ -181,7 +181,7 @@ def uplink_on_device(
     return UplinkFrame(decoded.bits, decoded.parity_ok, decoded.iterations, noise,
                        found.error, symbols)
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #3a7bb6f2
+# %% ../../nbs/55_baseband/10_sharding.ipynb #3c72fc25
 AXIS = "device"  # of the meshes here
 
 
@@ -202,7 +202,7 @@ def devices_of(mesh: Mesh) -> int:
                          "makes it")
     return mesh.shape[AXIS]
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #5e0619f2
+# %% ../../nbs/55_baseband/10_sharding.ipynb #a7e95d75
 def spread_antennas(
     iq: Int8[Array | np.ndarray, "symbol antenna sample 2"],
     mesh: Mesh,
@@ -212,7 +212,7 @@ def spread_antennas(
     padded = np.pad(iq, [(0, 0), (0, missing), (0, 0), (0, 0)]) if missing else iq
     return jax.device_put(padded, NamedSharding(mesh, P(None, AXIS)))
 
-
+# %% ../../nbs/55_baseband/10_sharding.ipynb #c6263af4
 def uplink_program(
     plan: UplinkPlan,
     mesh: Mesh,
@@ -227,7 +227,7 @@ def uplink_program(
     return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P(None, AXIS), out_specs=out,
                                  check_vma=False))
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #3c72fc25
+# %% ../../nbs/55_baseband/10_sharding.ipynb #58a25d39
 def without_padding(found: UplinkFrame, frame: FrameFormat) -> UplinkFrame:
     "A frame of `uplink_program` as `uplink` gives it."
     bits, parity_ok, iterations, noise, error, symbols = found
@@ -238,7 +238,7 @@ def without_padding(found: UplinkFrame, frame: FrameFormat) -> UplinkFrame:
         symbols = None if symbols is None else symbols[..., : frame.subcarriers]
     return UplinkFrame(bits, parity_ok, iterations, noise, error, symbols)
 
-
+# %% ../../nbs/55_baseband/10_sharding.ipynb #2c097336
 def sharded_uplink(
     plan: UplinkPlan,
     mesh: Mesh,
@@ -255,7 +255,7 @@ def sharded_uplink(
 
     return receive
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #57c6f845
+# %% ../../nbs/55_baseband/10_sharding.ipynb #586c8600
 class Collective(NamedTuple):
     "An operation in which devices talk to each other."
 
