@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Complex, Float, Int8, Shaped
 
 from .beamforming import effective_noise, group_detector
 from .coding import decode_planes, scrambling_planes
-from .equalization import equalizer, first_llrs, soft_bits, symbols_of
+from .equalization import equalizer, first_llrs, llr_bytes, symbols_of
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat, frame_code, pilot_sequence
 from .uplink import UplinkFrame, UplinkPlan, check_samples
@@ -134,7 +134,7 @@ def receive_group(
     detector = group_detector(H[None], effective_noise(noise, f), plan.detector)
     made = equalizer(detector, f)
     t = first_llrs(y[:, f.pilots :].reshape(antennas, -1), made)
-    llr = soft_bits(t[None], made, f).reshape(f.users, f.bits_per_symbol, -1, f.group)
+    llr = llr_bytes(t[None], made, f).reshape(f.users, f.bits_per_symbol, -1, f.group)
     symbols = None
     if with_symbols:
         symbols = symbols_of(t[None], made, f).reshape(f.users, -1, f.group).swapaxes(0, 1)
