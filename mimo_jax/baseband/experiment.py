@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec as P
 
-from .answers import LARGE, SMALL, answers
+from .answers import LARGE_SETTINGS, SMALL_SETTINGS, answers
 from .beamforming import GroupPrecoder, group_detector
 from .coding import decode_planes, encode_planes, modulate_planes
 from .downlink import DownlinkPlan, at_users, downlink, precode_symbol
@@ -40,7 +40,7 @@ from ..units import from_db
 class Sizes:
     "What a preset of the chapter runs. Raises `ValueError` for sizes that cannot be."
 
-    settings: tuple[str, ...] = (*SMALL, *LARGE)  # antennas x users
+    settings: tuple[str, ...] = (*SMALL_SETTINGS, *LARGE_SETTINGS)  # antennas x users
     detectors: tuple[str, ...] = ("zf", "mmse")
     snrs_db: tuple[float, ...] = (-12.0, -9.0, -7.5, -6.0, -4.5, -3.0, 15.0)
     frames: int = 3  # for each SNR
