@@ -57,6 +57,8 @@ USAGE_ERRORS = [
     ("memory", "--device", "abacus"), ("link", "--snr", "0:1:0"), ("link", "--channel", "moon"),
     ("link", "--mcs", "29"), ("csi", "train", "--out", "x", "--ratio", "1/5"),
     ("csi", "compress", "x", "y", "--method", "magic"), ("data", "generate", "--seed", "-1"),
+    ("baseband", "run", "--modulation", "8psk"), ("baseband", "run", "--picture", "x.gif"),
+    ("baseband", "record"),
 ]
 
 

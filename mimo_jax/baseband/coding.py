@@ -6,7 +6,7 @@
 __all__ = ['scrambling_planes', 'encode_planes', 'modulate_planes', 'symbol_decoder', 'decode_planes']
 
 # %% ../../nbs/55_baseband/05_coding.ipynb #fa21df65
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -67,15 +67,17 @@ def symbol_decoder(
     return LdpcDecoder(frame_code(frame), rows=parity_rows(frame), stop=stop)
 
 
+@partial(jax.jit, static_argnames=("frame", "stop"))
 def decode_planes(
     llr: Int8[Array, "user symbol bit subcarrier"],  # in steps of 1/8
     frame: FrameFormat,
     scrambling: UInt8[ArrayLike, "user bit subcarrier"],  # from `scrambling_planes`
-    iterations: Int[ArrayLike, ""] = 5,  # at most
+    iterations: Int[ArrayLike, ""] = 5,  # at most; not compiled in
     stop: str | None = "syndrome",  # as in `symbol_decoder`
 ) -> Decoded:
     "Information bits of all users and symbols, and which code words' checks hold."
     signs = 1 - 2 * jnp.asarray(scrambling).astype(jnp.int8)
+    llr = jax.lax.optimization_barrier(llr)  # else they are made anew for each use of them
     descrambled = (llr * signs[:, None]).reshape(*llr.shape[:2], -1)
     soft = rate_dematch(descrambled.astype(jnp.float32) / LLR_UNIT, frame_code(frame))
     return decode(soft, symbol_decoder(frame, stop), iterations)

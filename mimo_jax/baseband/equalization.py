@@ -68,26 +68,28 @@ def first_llrs(
 
 # %% ../../nbs/55_baseband/04_equalization.ipynb #c4120cca
 def soft_bits(
-    t: Float[Array, "group row in_group"],  # from `first_llrs`
+    t: Float[Array, "symbol group row in_group"],  # from `first_llrs`, of all symbols
     equalizer: Equalizer,
     frame: FrameFormat,
-) -> Int8[Array, "user bit subcarrier"]:
-    "LLR of every bit of a symbol, in steps of 1/8."
-    groups, users = equalizer.c.shape
-    half = frame.bits_per_symbol // 2
-    axes = t.reshape(groups, 2, users, -1).transpose(2, 1, 0, 3)
-    planes = jnp.stack(fold(axes, equalizer.c.T[:, None, :, None], half), 1)
+) -> Int8[Array, "user symbol bit subcarrier"]:
+    "LLR of every bit, in steps of 1/8."
+    symbols, groups, users = t.shape[0], *equalizer.c.shape
+    axes = t.reshape(symbols, groups, 2, users, -1).transpose(3, 0, 2, 1, 4)
+    axes = jax.lax.optimization_barrier(axes)  # put in order once, then folded in long loops
+    c = equalizer.c.T[:, None, None, :, None]
+    planes = jnp.stack(fold(axes, c, frame.bits_per_symbol // 2), 2)
     steps = jnp.clip(jnp.round(planes), -MOST_LLR, MOST_LLR).astype(jnp.int8)
-    return steps.reshape(users, frame.bits_per_symbol, -1)
+    return steps.reshape(users, symbols, frame.bits_per_symbol, -1)
 
 
 def symbols_of(
-    t: Float[Array, "group row in_group"],  # from `first_llrs`
+    t: Float[Array, "symbol group row in_group"],  # from `first_llrs`, of all symbols
     equalizer: Equalizer,
     frame: FrameFormat,
-) -> Complex[Array, "user subcarrier"]:
+) -> Complex[Array, "symbol user subcarrier"]:
     "The equalized symbols, of energy one, for pictures and the EVM."
     groups, users = equalizer.c.shape
-    levels = -t.reshape(groups, 2, users, -1) / equalizer.c[:, None, :, None]
-    symbols = level_spacing(frame.bits_per_symbol) * levels.transpose(1, 2, 0, 3)
-    return jax.lax.complex(*symbols.reshape(2, users, -1))
+    levels = -t.reshape(len(t), groups, 2, users, -1) / equalizer.c[None, :, None, :, None]
+    parts = level_spacing(frame.bits_per_symbol) * levels.transpose(0, 2, 3, 1, 4)
+    parts = parts.reshape(len(t), 2, users, -1)
+    return jax.lax.complex(parts[:, 0], parts[:, 1])

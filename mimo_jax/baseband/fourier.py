@@ -26,8 +26,9 @@ def to_spectrum(
 ) -> Complex[Array, "*batch sample"]:
     "All subcarriers from the lowest frequency on (@eq-fft), in units of a byte's step."
     factors = jnp.expand_dims(alternating(iq.shape[-2]), tuple(range(iq.ndim - 2)))
-    parts = iq.astype(jnp.float32) * factors[..., None]
-    return jnp.fft.fft(jax.lax.complex(parts[..., 0], parts[..., 1]))
+    pairs = jax.lax.bitcast_convert_type(iq, jnp.int16)  # I in the lower byte, Q in the upper
+    parts = ((pairs << 8) >> 8, pairs >> 8)  # twice as fast as slices of every other byte
+    return jnp.fft.fft(jax.lax.complex(*(part.astype(jnp.float32) * factors for part in parts)))
 
 
 def used(

@@ -8,7 +8,6 @@ __all__ = ['FRAME_S', 'FrameFormat', 'lifting_size', 'frame_code', 'coded_bits',
 
 # %% ../../nbs/55_baseband/01_frame.ipynb #579c238c
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Complex, Int
@@ -178,4 +177,4 @@ def frame_for(
     chosen = usual | {name: value for name, value in sizes.items() if value is not None}
     pilots = -(-int(users) // max(1, chosen["group"]))
     schedule = chosen.pop("schedule", "P" * pilots + direction * max(1, 14 - pilots))
-    return FrameFormat(int(antennas), int(users), schedule, **chosen)
+    return FrameFormat(int(antennas), int(users), schedule, **chosen)  # type: ignore

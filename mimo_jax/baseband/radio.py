@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPACING_HZ', 'ROUNDING', 'user_symbols', 'user_pilots', 'draw_bits', 'Radio', 'byte_scale', 'panel', 'draw_channel',
-           'RadioFrame', 'received', 'radio_frame']
+           'RadioFrame', 'received', 'captured', 'radio_frame']
 
 # %% ../../nbs/55_baseband/06_radio.ipynb #d7aa94e8
 from dataclasses import dataclass
@@ -137,6 +137,23 @@ def received(
     return jnp.einsum("bmk,kbs->mbs", H, blocks).reshape(H.shape[1], -1)
 
 
+def captured(
+    key: Key[Array, ""],  # random key of the noise
+    x: Complex[Array, "symbol user subcarrier"],  # what users send
+    channel,  # from `draw_channel`
+    radio: Radio,
+    noise: Float[Array, ""],  # variance, for symbols of energy one
+) -> Int8[Array, "symbol antenna sample 2"]:
+    "What the radio unit sends on of symbols that arrive over a channel."
+    scale = byte_scale(radio, noise)
+
+    def symbol(number):
+        y = whole_spectrum(received(channel(number), x[number]), radio.frame)
+        return to_samples(awgn(jax.random.fold_in(key, number), y, noise), scale)
+
+    return jax.lax.map(symbol, jnp.arange(len(x)))
+
+# %% ../../nbs/55_baseband/06_radio.ipynb #3552e3b2
 @partial(jax.jit, static_argnames="radio")
 def radio_frame(
     key: Key[Array, ""],  # random key
@@ -148,11 +165,5 @@ def radio_frame(
     bits, channel = draw_bits(keys[0], frame), draw_channel(keys[1], radio)
     x = jnp.concatenate([user_pilots(frame), user_symbols(bits, frame)])
     noise = noise_variance(snr_db)
-    scale = byte_scale(radio, noise)
-
-    def symbol(number):
-        y = whole_spectrum(received(channel(number), x[number]), frame)
-        return to_samples(awgn(jax.random.fold_in(keys[2], number), y, noise), scale)
-
-    iq = jax.lax.map(symbol, jnp.arange(len(x)))
-    return RadioFrame(iq, bits, noise * scale**2 + ROUNDING)
+    variance = noise * byte_scale(radio, noise) ** 2 + ROUNDING
+    return RadioFrame(captured(keys[2], x, channel, radio, noise), bits, variance)

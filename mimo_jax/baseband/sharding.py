@@ -134,10 +134,10 @@ def receive_group(
     detector = group_detector(H[None], effective_noise(noise, f), plan.detector)
     made = equalizer(detector, f)
     t = first_llrs(y[:, f.pilots :].reshape(antennas, -1), made)
-    llr = soft_bits(t, made, f).reshape(f.users, f.bits_per_symbol, -1, f.group)
+    llr = soft_bits(t[None], made, f).reshape(f.users, f.bits_per_symbol, -1, f.group)
     symbols = None
     if with_symbols:
-        symbols = symbols_of(t, made, f).reshape(f.users, -1, f.group).swapaxes(0, 1)
+        symbols = symbols_of(t[None], made, f).reshape(f.users, -1, f.group).swapaxes(0, 1)
     return GroupLlrs(llr.swapaxes(1, 2), detector.error[0], symbols)
 
 # %% ../../nbs/55_baseband/10_sharding.ipynb #f3902d15

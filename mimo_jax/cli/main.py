@@ -22,7 +22,7 @@ import typer
 from rich.text import Text
 
 import mimo_jax
-from . import autoencoder, csi, data, link, split, tolerate
+from . import autoencoder, baseband, csi, data, link, split, tolerate
 from .output import AsJson, Seed, new_folder, number, print_json, screen, table
 from ..experiment import Preset, load_results
 from ..ledger import AGREES, EXCEEDS, FALLS_SHORT, INCONCLUSIVE, NOT_RUN, STALE, TOO_SMALL
@@ -48,13 +48,14 @@ app = typer.Typer(
     help="The literate JAX toolkit for machine learning in massive MIMO.",
 )
 app.add_typer(autoencoder.app)
+app.add_typer(baseband.app, name="baseband")
 app.add_typer(csi.app, name="csi")
 app.add_typer(data.app, name="data")
 app.add_typer(link.app)
 app.add_typer(split.app, name="split")
 app.add_typer(tolerate.app, name="tolerate")
 
-
+# %% ../../nbs/90_cli/01_main.ipynb #4be8f0a3
 def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"mimo-jax {mimo_jax.__version__}")

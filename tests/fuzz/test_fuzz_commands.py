@@ -22,6 +22,9 @@ from hypothesis import event, given, note
 from hypothesis import strategies as st
 
 from budget import budget
+from mimo_jax.baseband import emulator, frame
+from mimo_jax.baseband.radio import RadioFrame
+from mimo_jax.cli import baseband as baseband_commands
 from mimo_jax.cli import csi as csi_commands
 from mimo_jax.cli import main as cli
 from mimo_jax.cli import split as split_commands
@@ -56,7 +59,7 @@ def texts(parameter) -> st.SearchStrategy[str]:
     "Texts for an option or argument, half of them legal."
     kind = parameter.type_descriptor.annotation
     inner = [k for k in get_args(kind) if isinstance(k, type) and k is not type(None)]
-    choices = [k for k in get_args(kind) if isinstance(k, str)]
+    choices = [k for one in (kind, *get_args(kind)) for k in get_args(one) if isinstance(k, str)]
     kinds = {kind, *inner} | ({get_origin(kind)} - {None})
     if choices:
         return st.sampled_from(choices) | WORDS
@@ -98,10 +101,11 @@ def command_lines(draw):
 
 
 # Files and folders that a path may name: links to them stand in the folder of every call
-PLACES = ("net", "keras.h5", "file.tflite", "cut.tflite", "empty", "folder", "missing", "new/file",
-          "text.txt/below", "text.txt", "readonly", "results", "wrong", "", ".", "/dev/null",
-          "/dev/full", "loop", "x" * 300, "[/x]", "new")
+PLACES = ("net", "my.npz", "keras.h5", "file.tflite", "cut.tflite", "empty", "folder", "missing",
+          "new/file", "text.txt/below", "text.txt", "readonly", "results", "wrong", "", ".",
+          "/dev/null", "/dev/full", "loop", "x" * 300, "[/x]", "new")
 TINY = csinet.CsiArchitecture(32)
+RECORDED = frame.FrameFormat(4, 2, "PU", 96, 98)
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def shelf(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("shelf")
     checkpoints.save_network(folder / "net", families.network("csinet", TINY, nnx.Rngs(0)))
+    emulator.write_recording(folder / "my.npz", emulator.Recording(
+        RECORDED, np.zeros((2, 2, 4, 98, 2), np.int8)))
     (folder / "keras.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     (folder / "file.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
     (folder / "cut.tflite").write_bytes(b"\x1c\0\0\0TFL")
@@ -167,6 +173,7 @@ def stand_ins(shelf):
         patch.setattr(cli, "_compile_fast", lambda: None)
         stand_in_federations(patch, images)
         stand_in_transmissions(patch)
+        stand_in_frames(patch)
         yield patch
 
 
@@ -205,6 +212,25 @@ def stand_in_transmissions(patch):
                   lambda subject, layer, rates, links, *_: np.ones((len(links), len(rates), 1)))
     patch.setattr(tolerate_commands, "_schemes",
                   lambda *_: [tolerate_commands.Sending("raw", 1, 0, 1.0)])
+
+
+def stand_in_frames(patch):
+    "Frames that are not made, and not received."
+    frame_ = RadioFrame(np.zeros((1, 1, 1, 2), np.int8), np.zeros((1, 1, 1), np.uint8),
+                        np.ones(()))
+
+    def counted(processing, made, seen):
+        seen.squares, seen.against = [np.ones(2)], "truth"
+        seen.outcomes = [baseband_commands.Outcome(None, 1, 2, 2, None, float("nan"))]
+
+    def timed(*arguments):
+        arguments[-1].seconds, arguments[-1].late = [1.0], [0.0]
+
+    patch.setattr(emulator, "unit_frames", lambda *_: [frame_])
+    patch.setattr(baseband_commands, "_orders", lambda *_: lambda _: frame_)
+    patch.setattr(baseband_commands, "_count_errors", counted)
+    patch.setattr(baseband_commands, "_take_times", timed)
+    patch.setattr(baseband_commands, "draw_users", lambda *_: b"picture")
 
 
 def _refuse(reason, *_):
@@ -275,6 +301,7 @@ def test_every_command_can_succeed_under_the_stand_ins(calls):
         "csi export": ["net", "new"], "csi evaluate": ["net"], "data list": [], "data path": [],
         "data generate": ["--samples", "8", "--out", "new"],
         "split train": [], "split simulate": [], "split serve": [], "split keys": ["new"],
+        "baseband run": ["--picture", "new.svg"], "baseband record": ["--out", "new.npz"],
         "tolerate profile": [], "tolerate transmit": [], "tolerate compare": [],
     }
     known = {" ".join(words) for words, _ in COMMANDS}

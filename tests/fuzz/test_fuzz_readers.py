@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from budget import budget
 from mimo_jax import checkpoint, experiment, ledger
 from mimo_jax.autoencoder import experiment as autoencoder
+from mimo_jax.baseband import emulator, frame
 from mimo_jax.cli import split, sweep
 from mimo_jax.csi import checkpoints, csinet, families
 from mimo_jax.training import check_resume
@@ -199,6 +200,19 @@ def own_channels(path: Path) -> None:
         np.savez(file, channels=np.ones((4, 3, 2), np.complex64), ue=np.arange(4))
 
 
+def recording(path: Path) -> None:
+    "Frames of noise with a truth that was not sent."
+    sizes = frame.FrameFormat(4, 2, "PU", 96, 98)
+    emulator.write_recording(path, emulator.Recording(
+        sizes, np.ones((2, 2, 4, 98, 2), np.int8),
+        np.zeros((2, 2, 1, frame.frame_code(sizes).k), np.uint8), np.ones(2, np.float32)))
+
+
+def own_capture(path: Path) -> None:
+    "One frame of complex numbers."
+    np.savez_compressed(path, iq=np.ones((2, 4, 98), np.complex64))
+
+
 def readers() -> dict[str, Reader]:
     "Every reader of a file from outside, by name."
     found = {
@@ -221,6 +235,9 @@ def readers() -> dict[str, Reader]:
         "base station": Reader("f/base-station.safetensors", federated, federated_again,
                                compiles=True),
         "channels of UEs": Reader("my.npz", own_channels, split.read_channels),
+        "recording": Reader("my.npz", recording, emulator.read_recording),
+        "capture": Reader("c.npz", own_capture, lambda p: emulator.read_recording(
+            p, frame.FrameFormat(4, 2, "PU", 96, 98))),
         "Keras": Reader("k.h5", keras, checkpoints.keras_layers),
         "CsiNet of Keras": Reader("k.h5", keras, checkpoints.load_keras, whole=False,
                                   compiles=True),

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from mimo_jax import checkpoint, experiment, training
+from mimo_jax.baseband import emulator, radio
 from mimo_jax.cli import csi, main, sweep
 from mimo_jax.csi import checkpoints, compression
 from mimo_jax.csi import training as csi_training
@@ -42,6 +43,8 @@ COMMANDS = {
               "--samples", "16", "--start", "random", "--ratio", "1/64", "--json"],
     "link": ["link", "--out", "made", "--snr", "0:7:1", "--errors", "99", "--blocks", "8",
              "--prb", "1", "--json"],
+    "record": ["baseband", "record", "--out", "made/my.npz", "--mimo", "4x2", "--subcarriers", "96",
+               "--fft-size", "98", "--schedule", "PU", "--frames", "20", "--json"],
     "generate": ["data", "generate", "--samples", "30", "--out", "made", "--json"],
 }
 
@@ -104,6 +107,13 @@ def chunk(scenario, seed, first, n, frequency):
     return tuple(np.repeat(numbers, width, axis=1) for width in columns)
 
 
+def frames(key, unit, number, distinct, *_):
+    for n in range(distinct):
+        time.sleep(PAUSE_S)
+        yield radio.RadioFrame(np.full((2, 4, 98, 2), n, np.int8), np.zeros((2, 1, 176), np.uint8),
+                               np.ones((), np.float32))
+
+
 def lighten() -> None:
     "Put light work in the place of heavy."
     main._experiment, main._compile_fast = tiny, lambda: None
@@ -111,7 +121,7 @@ def lighten() -> None:
     compression.usual_plan = lambda _: compression.GENTLE
     csi_training.train_network, checkpoints.save_network = train, save
     sweep._needed, sweep.plot_sweep = needed, lambda results: repr(results["points"]).encode()
-    csi_sets.chunk_arrays = chunk
+    csi_sets.chunk_arrays, emulator.unit_frames = chunk, frames
     generate = csi_sets.generate
     csi_sets.generate = lambda *a, **k: generate(*a, **k, chunk=4)
 
