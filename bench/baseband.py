@@ -33,10 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 
-from mimo_jax.baseband.beamforming import effective_noise, estimate_channel, group_detector
+from mimo_jax.baseband.beamforming import effective_noise, least_squares, group_detector
 from mimo_jax.baseband.coding import decode_planes, scrambling_planes, symbol_decoder
 from mimo_jax.baseband.equalization import LLR_UNIT, equalizer, first_llrs, level_spacing
-from mimo_jax.baseband.equalization import soft_bits
+from mimo_jax.baseband.equalization import llr_bytes
 from mimo_jax.baseband.fourier import edge_energy, to_spectrum, used
 from mimo_jax.baseband.frame import frame_code, frame_for
 from mimo_jax.baseband.radio import Radio, radio_frame
@@ -133,7 +133,7 @@ def demapping(t, made, detector, frame):
         llr = demap_qam(x, error[None, ..., None], frame.bits_per_symbol, method="maxlog")
         return jnp.clip(jnp.round(LLR_UNIT * llr), -127, 127).astype(jnp.int8)
 
-    ours = jax.jit(lambda t, e: soft_bits(t, e, frame))
+    ours = jax.jit(lambda t, e: llr_bytes(t, e, frame))
     return {"mimo_jax": lambda: ours(t, made), "numpy": numpy,
             "jax.numpy maxlog": lambda: plain(x, detector.error)}
 
@@ -144,7 +144,7 @@ def inputs(mimo):
     plan, P = UplinkPlan(frame, stop=None), frame.pilots
     iq = radio_frame(jax.random.key(0), Radio(frame), SNR_DB).iq
     spectrum = jax.jit(to_spectrum)(iq[:P])
-    H = estimate_channel(used(spectrum, frame), frame)
+    H = least_squares(used(spectrum, frame), frame)
     noise = effective_noise(edge_energy(spectrum, frame).mean(), frame)
     detector = group_detector(H, noise)
     made = equalizer(detector, frame)

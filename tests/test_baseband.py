@@ -14,7 +14,7 @@ from mimo_jax.baseband.experiment import PRESETS, experiment
 from mimo_jax.baseband.fourier import to_samples, to_spectrum
 from mimo_jax.baseband.frame import FrameFormat, coded_bits, frame_code, frame_for, parity_rows
 from mimo_jax.baseband.frame import pilot_sequence, pilot_user
-from mimo_jax.baseband.radio import Radio, captured, draw_bits, draw_channel, radio_frame
+from mimo_jax.baseband.radio import Radio, captured, draw_bits, radio_channel, radio_frame
 from mimo_jax.baseband.radio import user_pilots
 from mimo_jax.baseband.speed import downlink_work, uplink_work
 from mimo_jax.baseband.uplink import UplinkPlan, uplink
@@ -53,7 +53,7 @@ def test_a_frame_is_refused_or_keeps_its_sums(sizes):
     assert all(stage.flops > 0 and stage.bytes > 0 for stage in work.values())
 
 
-@given(st.integers(1, 6), st.sampled_from((4, 64, 250)), st.integers(0, 2**31 - 1))
+@given(st.sampled_from((1, 6)), st.sampled_from((4, 250)), st.integers(0, 2**31 - 1))
 @settings(max_examples=20, deadline=None)
 def test_bytes_come_back_through_both_transforms(antennas, size, seed):
     draw = np.random.default_rng(seed)
@@ -76,23 +76,23 @@ def test_folding_decides_as_max_log_does(bits):
     np.testing.assert_allclose(folded[near], np.asarray(exact)[near], atol=1e-2)
 
 
-@given(st.integers(1, 12), st.integers(0, 20), st.integers(0, 2**31 - 1))
-@settings(max_examples=25, deadline=None)
-def test_mmse_leaves_the_least_error(users, spare, seed):
-    H = jax.random.normal(jax.random.key(seed), (2, users + spare, users), jnp.complex64)
-    least = [group_detector(H, jnp.asarray(0.3), name).error for name in ("mmse", "zf", "conjugate")]
+@pytest.mark.parametrize(("users", "spare"), [(1, 0), (3, 1), (8, 8), (12, 40)])
+def test_mmse_leaves_the_least_error(users, spare):
+    H = jax.random.normal(jax.random.key(users), (40, users + spare, users), jnp.complex64)
+    names = ("mmse", "zf", "conjugate")
+    least = [group_detector(H, jnp.asarray(0.3), name).error for name in names]
     assert (least[0] <= least[1] * 1.01).all() and (least[0] <= least[2] * 1.01).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_every_constellation_comes_through_both_directions(bits):
-    up, down = (frame_for("16x4", d, subcarriers=192, fft_size=256, bits_per_symbol=bits)
-                for d in "UD")
+    sizes = {"subcarriers": 192, "fft_size": 256, "bits_per_symbol": bits, "code_rate": 0.9}
+    up, down = (frame_for("16x4", direction, **sizes) for direction in "UD")
     key = jax.random.key(bits)
     made = radio_frame(key, Radio(up), 30.0)
     found = uplink(made.iq, UplinkPlan(up))
     np.testing.assert_array_equal(found.bits, made.bits)
-    channel, sent = draw_channel(key, Radio(down)), draw_bits(key, down)
+    channel, sent = radio_channel(key, Radio(down)), draw_bits(key, down)
     pilots = captured(key, jnp.asarray(user_pilots(down)), channel, Radio(down), jnp.asarray(1e-3))
     plan = DownlinkPlan(down)
     y = at_users(key, downlink(pilots, sent, plan), channel(0), plan, 30.0)

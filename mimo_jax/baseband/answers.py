@@ -33,7 +33,7 @@ def _thread_blocks(frame: FrameFormat) -> dict[str, int]:
     by_antenna = dict.fromkeys(("pilotfft", "upfft", "ifft"), M)
     return by_antenna | by_result | {"zf": frame.groups * M, "decode": K, "encode": K}
 
-
+# %% ../../nbs/55_baseband/15_answers.ipynb #ee2a29ab
 def _demand() -> Answers:
     "Section 2: what the work depends on."
     total = {mimo: sum(w.flops for w in uplink_work(frame_for(mimo)).values()) for mimo in LARGE}
@@ -55,7 +55,7 @@ def _exact(place: str, numbers: Mapping[str, float]) -> Answers:
     "Values without an interval."
     return {f"{place}.{name}": Measured(float(value)) for name, value in numbers.items()}
 
-# %% ../../nbs/55_baseband/15_answers.ipynb #ee2a29ab
+# %% ../../nbs/55_baseband/15_answers.ipynb #650f6d34
 def _sizes() -> Answers:
     "What follows from the frames of the settings."
     frame = frame_for("128x32")
@@ -76,7 +76,7 @@ def _sizes() -> Answers:
     found["appendix.ctas"] = more
     return {name: Measured(float(value)) for name, value in found.items()}
 
-
+# %% ../../nbs/55_baseband/15_answers.ipynb #e41faade
 def _links() -> Answers:
     "What fits through the link between host and GPUs."
     frame = frame_for("128x32")
@@ -90,7 +90,7 @@ def _links() -> Answers:
                 "sms": 100 * (SMS["A100"] / SMS["V100"] - 1),
                 "flops": (DATA_SHEETS["A100"].flops - DATA_SHEETS["V100"].flops) / 1e12})
 
-# %% ../../nbs/55_baseband/15_answers.ipynb #e41faade
+# %% ../../nbs/55_baseband/15_answers.ipynb #06d00703
 GAINS = {  # of section 5.2 over LuMaMi-GPU, Hydra-GPU and BigStation-GPU, percent
     "uplink.average": (50.6, 12.2, 53.7), "uplink.tail": (58.9, 46.9, 66.2),
     "uplink.throughput": (10.7, 25.3, 44.9), "downlink.average": (45.2, 9.5, 47.9),
@@ -116,7 +116,7 @@ def _share(work: Mapping[str, Work], stage: str) -> float:
     "Share of a stage in the operations of a frame, percent."
     return 100 * work[stage].flops / sum(each.flops for each in work.values())
 
-
+# %% ../../nbs/55_baseband/15_answers.ipynb #dda0f6ef
 def _operations() -> Answers:
     "Shares of operations, averages over the five settings."
     up = [uplink_work(frame_for(mimo)) for mimo in LARGE]
@@ -126,7 +126,7 @@ def _operations() -> Answers:
              "precode": np.mean([_share(w, "precode") for w in down])}
     return _exact("fig9", {f"{name}.operations": float(value) for name, value in means.items()})
 
-# %% ../../nbs/55_baseband/15_answers.ipynb #dda0f6ef
+# %% ../../nbs/55_baseband/15_answers.ipynb #7b11165c
 UPLINK = ("pilot FFT", "zero forcing", "data FFT", "equalize", "decode")
 DOWNLINK = ("pilot FFT", "zero forcing", "encode", "modulate", "precode", "inverse FFT")
 Results = Mapping[str, dict]
@@ -147,7 +147,7 @@ def _times(results: Results, mimo: str, direction: str) -> dict[str, np.ndarray]
     point = results[f"speed/{mimo}/{direction}"]
     return {name: np.array(point[name]) for name in (UPLINK if direction == "U" else DOWNLINK)}
 
-
+# %% ../../nbs/55_baseband/15_answers.ipynb #4fb5b255
 def _shares(results: Results, direction: str, data_only: bool = False) -> dict[str, np.ndarray]:
     "Percent of each stage in the time of a frame, averages over settings, by repetition."
     found = []
@@ -158,7 +158,7 @@ def _shares(results: Results, direction: str, data_only: bool = False) -> dict[s
         found.append({name: 100 * each / whole for name, each in times.items()})
     return {name: np.mean([each[name] for each in found], 0) for name in found[0]}
 
-# %% ../../nbs/55_baseband/15_answers.ipynb #8b6f08c2
+# %% ../../nbs/55_baseband/15_answers.ipynb #f024a3a1
 def _margin(shares: Mapping[str, np.ndarray], stage: str, without: str = "") -> Measured:
     "By how much a stage's share is above the largest other one."
     others = [share for name, share in shares.items() if name not in (stage, without)]
@@ -182,7 +182,7 @@ def _fig9(results: Results) -> Answers:
             "fig9.precode.next": _margin(down, "precode", "zero forcing"),
             "fig9.zf.amortized": _mean(each)}
 
-
+# %% ../../nbs/55_baseband/15_answers.ipynb #16aabca0
 def _other_times(results: Results) -> Answers:
     "Other sentences on times, at 128 x 32."
     times = _times(results, "128x32", "U")
@@ -192,7 +192,7 @@ def _other_times(results: Results) -> Answers:
     return {"parallelism.inconsistent": _mean(longest / least - 2),
             "fig15.pilot": _mean(pilot - data)}
 
-# %% ../../nbs/55_baseband/15_answers.ipynb #d1f579b1
+# %% ../../nbs/55_baseband/15_answers.ipynb #7460df64
 def _identities(point: dict) -> Answers:
     "What must hold without noise."
     return _exact("pipeline", {"model": point["model"], "zf": point["inverse"],
@@ -221,7 +221,7 @@ def _arrays(point: dict) -> Answers:
             "intro.coverage": _mean(gain),
             "intro.capacity": _mean(value["64x16"]["good_bits"] - value["16x4"]["good_bits"])}
 
-# %% ../../nbs/55_baseband/15_answers.ipynb #7b11165c
+# %% ../../nbs/55_baseband/15_answers.ipynb #2595b9d1
 def answers(
     results: Results,  # values of a run's points
 ) -> Answers:

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Int8, Key, UInt8
 
 from .beamforming import DetectorMethod, GroupPrecoder, effective_noise
-from .beamforming import estimate_channel, group_detector, group_precoder
+from .beamforming import least_squares, group_detector, group_precoder
 from .coding import decode_planes, scrambling_planes
-from .equalization import LLR_UNIT, Equalizer, level_spacing, soft_bits
+from .equalization import LLR_UNIT, Equalizer, level_spacing, llr_bytes
 from .fourier import edge_energy, to_samples, to_spectrum, used, whole_spectrum
 from .frame import FrameFormat, pilot_sequence
 from .radio import user_symbols
@@ -73,7 +73,7 @@ def precoder_from_pilots(
 ) -> GroupPrecoder:
     "What the pilots of a frame say about sending."
     noise = effective_noise(jnp.mean(edges), plan.frame)
-    known = estimate_channel(pilots, plan.frame)
+    known = least_squares(pilots, plan.frame)
     return group_precoder(group_detector(known, noise, plan.detector))
 
 
@@ -144,7 +144,7 @@ def user_receiver(
     found = decode_planes(llr, plan.frame, scrambling_planes(plan.frame), iterations)
     return DownlinkFrame(found.bits, found.parity_ok, x, error)
 
-
+# %% ../../nbs/55_baseband/09_downlink.ipynb #0facf927
 @partial(jax.jit, static_argnames="frame")
 def user_llrs(
     y: Complex[Array, "symbol user subcarrier"],  # from `at_users`
@@ -158,10 +158,10 @@ def user_llrs(
     error = (variance[:, None] / jnp.abs(gain) ** 2).T
     c = LLR_UNIT * 4 * level_spacing(frame.bits_per_symbol) ** 2 / error
     t = _first_of_users(x, c, frame)
-    llr = soft_bits(t, Equalizer(c[..., None][..., :0], c), frame)
+    llr = llr_bytes(t, Equalizer(c[..., None][..., :0], c), frame)
     return llr, x.reshape(*y.shape[:2], -1), error
 
-# %% ../../nbs/55_baseband/09_downlink.ipynb #0facf927
+# %% ../../nbs/55_baseband/09_downlink.ipynb #82dda799
 def measured_gain(
     known: Complex[Array, "symbol user group"],  # what is received of the known symbols
     frame: FrameFormat,

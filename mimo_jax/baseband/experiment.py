@@ -24,10 +24,10 @@ from .beamforming import GroupPrecoder, group_detector
 from .coding import decode_planes, encode_planes, modulate_planes
 from .downlink import DownlinkPlan, at_users, downlink, precode_symbol
 from .downlink import symbol_samples, user_receiver
-from .equalization import Equalizer, first_llrs, soft_bits
+from .equalization import Equalizer, first_llrs, llr_bytes
 from .fourier import alternating, to_spectrum, used, whole_spectrum
 from .frame import FrameFormat, frame_code, frame_for
-from .radio import Radio, captured, draw_bits, draw_channel, radio_frame
+from .radio import Radio, captured, draw_bits, radio_channel, radio_frame
 from .radio import received, user_pilots, user_symbols
 from .sharding import AXIS, uplink_on_device
 from .speed import downlink_stages, stage_seconds, uplink_stages
@@ -42,7 +42,7 @@ class Sizes:
 
     settings: tuple[str, ...] = (*SMALL, *LARGE)  # antennas x users
     detectors: tuple[str, ...] = ("zf", "mmse")
-    snrs_db: tuple[float, ...] = (-6.0, -3.0, 0.0, 3.0, 6.0, 9.0, 15.0)
+    snrs_db: tuple[float, ...] = (-12.0, -9.0, -7.5, -6.0, -4.5, -3.0, 15.0)
     frames: int = 3  # for each SNR
     profiles: tuple[str, ...] = ("rayleigh", "tdl-a", "cdl-a", "cdl-c", "cdl-d")
     spreads_ns: tuple[float, ...] = (30.0, 100.0, 300.0)  # of profiles
@@ -51,6 +51,7 @@ class Sizes:
     subcarriers: int | None = None  # of all settings; None: the paper's
     fft_size: int | None = None
     group: int | None = None
+    code_rate: float | None = None
 
     def __post_init__(self):
         if min(self.frames, self.repeats, len(self.settings)) < 1:
@@ -61,17 +62,17 @@ class Sizes:
     def frame(self, mimo: str, direction: str = "U") -> FrameFormat:
         "The frame of a setting."
         return frame_for(mimo, direction, subcarriers=self.subcarriers, fft_size=self.fft_size,
-                         group=self.group)
+                         group=self.group, code_rate=self.code_rate)
 
-
+# %% ../../nbs/55_baseband/14_experiment.ipynb #0019b644
 PRESETS = {
-    "smoke": Sizes(("16x4",), ("zf",), (-3.0, 12.0), 1, ("rayleigh", "cdl-c"), (100.0,), (), 2,
-                   192, 256, 16),
+    "smoke": Sizes(("16x4",), ("zf",), (0.0, 25.0), 1, ("rayleigh", "cdl-c"), (100.0,), (), 2,
+                   192, 256, 16, 0.9),
     "laptop": Sizes(),
     "paper": Sizes(detectors=("conjugate", "zf", "mmse"), frames=100, repeats=1000),
 }
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #88494e33
+# %% ../../nbs/55_baseband/14_experiment.ipynb #5ed26314
 class Counted(NamedTuple):
     "What is left of a frame when it is compared with the truth."
 
@@ -98,12 +99,12 @@ def received_errors(key, snr_db, radio: Radio, plan: UplinkPlan) -> Counted:
     mean = jnp.mean(found.iterations.astype(jnp.float32))
     return _counted(found.bits, made.bits, found.symbols, found.error, mean, plan.frame)
 
-
+# %% ../../nbs/55_baseband/14_experiment.ipynb #44342062
 @partial(jax.jit, static_argnames=("radio", "plan"))
 def _sent(key, snr_db, radio: Radio, plan: DownlinkPlan, pilots_db):
     "What users receive of a downlink frame, and the bits in it."
     keys, frame = jax.random.split(key, 4), radio.frame
-    channel, bits = draw_channel(keys[0], radio), draw_bits(keys[1], frame)
+    channel, bits = radio_channel(keys[0], radio), draw_bits(keys[1], frame)
     noise, x = 1 / from_db(pilots_db), jnp.asarray(user_pilots(frame))
     pilots = captured(keys[2], x, channel, radio, noise)
     return at_users(keys[3], downlink(pilots, bits, plan), channel(0), plan, snr_db), bits
@@ -116,7 +117,7 @@ def sent_errors(key, snr_db, radio: Radio, plan: DownlinkPlan, pilots_db=15.0) -
     zero = jnp.zeros(())
     return _counted(found.bits, bits, found.symbols, found.error, zero, plan.frame)
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #5ed26314
+# %% ../../nbs/55_baseband/14_experiment.ipynb #f5223a17
 def _curve(one, sizes: Sizes, frame: FrameFormat, key, snrs_db: Sequence[float], report) -> dict:
     "Errors over SNR."
     found = {"snr_db": list(snrs_db), "blocks": [], "bits": [], "evm": [], "predicted": [],
@@ -139,7 +140,7 @@ def _digits(numbers) -> list[float]:
     "Numbers with as many digits as count."
     return [float(f"{n:.4g}") for n in np.asarray(numbers).ravel().tolist()]
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #44342062
+# %% ../../nbs/55_baseband/14_experiment.ipynb #99f9ce1d
 def _uplink(sizes: Sizes, mimo: str, detector: str, seed: int, report) -> dict:
     "Errors of the uplink of a setting over SNR."
     frame = sizes.frame(mimo)
@@ -161,7 +162,7 @@ def _channel(sizes: Sizes, profile: str, spread_ns: float, seed: int, report) ->
     one = partial(received_errors, radio=radio, plan=UplinkPlan(frame))
     return _curve(one, sizes, frame, jax.random.key(seed), sizes.snrs_db[-1:], report)
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #99f9ce1d
+# %% ../../nbs/55_baseband/14_experiment.ipynb #0aeaab33
 def _speed(sizes: Sizes, mimo: str, direction: str, seed: int, report) -> dict:
     "Milliseconds of every stage of a setting, and of whole frames."
     frame, key = sizes.frame(mimo, direction), jax.random.key(seed)
@@ -170,7 +171,7 @@ def _speed(sizes: Sizes, mimo: str, direction: str, seed: int, report) -> dict:
         iq, plan = radio_frame(key, Radio(frame), 20.0).iq, UplinkPlan(frame, iterations=1)
         stages = uplink_stages(iq, plan) | {"frame": (lambda x: uplink(x, plan).bits, (iq,))}
     else:
-        channel, plan = draw_channel(key, Radio(frame)), DownlinkPlan(frame)
+        channel, plan = radio_channel(key, Radio(frame)), DownlinkPlan(frame)
         pilots = jnp.asarray(user_pilots(frame))
         iq = captured(key, pilots, channel, Radio(frame), jnp.asarray(0.01))
         bits = draw_bits(key, frame)
@@ -180,7 +181,7 @@ def _speed(sizes: Sizes, mimo: str, direction: str, seed: int, report) -> dict:
     seconds = stage_seconds(stages, sizes.repeats, clock)
     return {name: _digits(1e3 * np.array(each)) for name, each in seconds.items()}
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #0aeaab33
+# %% ../../nbs/55_baseband/14_experiment.ipynb #a79a861f
 DEVICES = 8  # of the mesh for which programs are lowered
 _COLLECTIVE = re.compile(r'stablehlo\.(all_to_all|all_gather|all_reduce|reduce_scatter|'
                          r'collective_permute)"')
@@ -194,7 +195,7 @@ def _lowered(function, *inputs) -> str:
     "A program as it is before compilation."
     return jax.jit(function).trace(*inputs).lower(lowering_platforms=("cpu",)).as_text()
 
-
+# %% ../../nbs/55_baseband/14_experiment.ipynb #6861e3f1
 def _stages(up: FrameFormat, down: FrameFormat) -> dict[str, tuple]:
     "Every stage as a function, its inputs' shapes, and the axis along which each is shared."
     M, K, sc, g = up.antennas, up.users, up.subcarriers, up.groups
@@ -209,14 +210,14 @@ def _stages(up: FrameFormat, down: FrameFormat) -> dict[str, tuple]:
     return {"fft": (lambda iq: used(to_spectrum(iq), up), (_array(byte, M, up.fft_size, 2),), (0,)),
             "ifft": (samples, (grid,), (0,)),
             "equalize": (first_llrs, (grid, made), (1, 0)),
-            "demodulate": (partial(soft_bits, frame=up), (t, made), (1, 0)),
+            "demodulate": (partial(llr_bytes, frame=up), (t, made), (1, 0)),
             "precode": (precode_symbol, (_array(z, K, sc), weights), (1, 0)),
             "modulate": (modulate_planes, (planes,), (2,)),
             "encode": (lambda bits, s: encode_planes(bits, up, s).swapaxes(0, 1),
                        (_array(bit, K, symbols, k), planes), (0, 0)),
             "decode": (decode, (_array(byte, K, symbols, Q, sc), planes), (0, 0))}
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #41ede027
+# %% ../../nbs/55_baseband/14_experiment.ipynb #4ccfe274
 def _collectives(text: str) -> dict[str, int]:
     "Collectives of a lowered program, by kind."
     return dict(Counter(_COLLECTIVE.findall(text)))
@@ -234,7 +235,7 @@ def _on_mesh(function, specs):
     return jax.shard_map(function, mesh=AbstractMesh((DEVICES,), (AXIS,)), in_specs=specs,
                          out_specs=P(AXIS), check_vma=False)
 
-
+# %% ../../nbs/55_baseband/14_experiment.ipynb #0e7e0cc1
 def _programs(report) -> dict:
     "Collectives and matrix products of all stages, and of the whole uplink."
     up, down = (frame_for("64x16", d, subcarriers=1280) for d in "UD")
@@ -256,21 +257,21 @@ def _bytes_accessed(frame: FrameFormat) -> dict[str, float]:
     made = Equalizer(_array(jnp.float32, frame.groups, 2 * frame.users, 2 * frame.antennas),
                      _array(jnp.float32, frame.groups, frame.users))
     t = _array(jnp.float32, *t, 2 * frame.users, frame.group)
-    both = lambda y, made: soft_bits(first_llrs(y, made)[None], made, frame)  # noqa: E731
+    both = lambda y, made: llr_bytes(first_llrs(y, made)[None], made, frame)  # noqa: E731
 
     def cost(function, *inputs):
         costs = jax.jit(function).lower(*inputs).compile().cost_analysis()
         return costs["bytes accessed"]  # type: ignore
 
     return {"one": cost(both, grid, made),
-            "two": cost(first_llrs, grid, made) + cost(partial(soft_bits, frame=frame), t, made)}
+            "two": cost(first_llrs, grid, made) + cost(partial(llr_bytes, frame=frame), t, made)}
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #a79a861f
+# %% ../../nbs/55_baseband/14_experiment.ipynb #82866971
 def _identities(sizes: Sizes, mimo: str, seed: int, report) -> dict:
     "What must hold without noise: largest deviations, and bits in error."
     frame, key = sizes.frame(mimo), jax.random.key(seed)
     down, radio = sizes.frame(mimo, "D"), Radio(frame)
-    H = draw_channel(key, radio)(0)
+    H = radio_channel(key, radio)(0)
     x = user_symbols(draw_bits(key, frame), frame)[0]
     y = received(H, x)
     factors = jnp.asarray(alternating(frame.fft_size))[None]
@@ -288,7 +289,7 @@ def _identities(sizes: Sizes, mimo: str, seed: int, report) -> dict:
             "uplink_bits": int(up.bits), "downlink_bits": int(there.bits),
             "alone_bits": _alone(key, radio)}
 
-
+# %% ../../nbs/55_baseband/14_experiment.ipynb #33966403
 def _alone(key, radio: Radio) -> int:
     "Bits of a frame's last symbol that change when those before it are other ones."
     made, other = (radio_frame(k, radio, 6.0) for k in jax.random.split(key))
@@ -297,7 +298,7 @@ def _alone(key, radio: Radio) -> int:
     first, second = (uplink(iq, plan).bits[:, -1] for iq in (made.iq, mixed))
     return int((first != second).sum())
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #6861e3f1
+# %% ../../nbs/55_baseband/14_experiment.ipynb #6ae4d457
 def _arrays(sizes: Sizes, seed: int, report) -> dict:
     "What is received of frames of several arrays at 6 dB: efficiency, error and good bits."
     found = {}
@@ -314,7 +315,7 @@ def _arrays(sizes: Sizes, seed: int, report) -> dict:
         report(len(found) / len(sizes.arrays))
     return found
 
-# %% ../../nbs/55_baseband/14_experiment.ipynb #0e7e0cc1
+# %% ../../nbs/55_baseband/14_experiment.ipynb #0bdde440
 def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     "Every point of the chapter, in order."
     first, found = sizes.settings[0], {}

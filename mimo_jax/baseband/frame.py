@@ -35,30 +35,13 @@ class FrameFormat:
     def __post_init__(self):
         _check_frame(self)
 
-    @property
-    def pilots(self) -> int:
-        "Symbols with pilots."
-        return self.schedule.count("P")
-
-    @property
-    def data_symbols(self) -> int:
-        "Symbols with data."
-        return len(self.schedule) - self.pilots
-
-    @property
-    def groups(self) -> int:
-        "Groups of subcarriers."
-        return self.subcarriers // self.group
-
-    @property
-    def data_subcarriers(self) -> int:
-        "Subcarriers of a data symbol with bits; downlink groups begin with a known symbol."
-        return self.subcarriers - (self.groups if "D" in self.schedule else 0)
-
-    @property
-    def first(self) -> int:
-        "First subcarrier with data, counted from the lowest frequency of the band."
-        return (self.fft_size - self.subcarriers) // 2
+    pilots = property(lambda f: f.schedule.count("P"))  # symbols with pilots
+    data_symbols = property(lambda f: len(f.schedule) - f.pilots)  # symbols with data
+    groups = property(lambda f: f.subcarriers // f.group)  # groups of subcarriers
+    # with bits in a data symbol: downlink groups begin with a known one
+    data_subcarriers = property(lambda f: f.subcarriers - f.groups * ("D" in f.schedule))
+    # with data, the lowest, counted from the lowest frequency of the band
+    first = property(lambda f: (f.fft_size - f.subcarriers) // 2)
 
 # %% ../../nbs/55_baseband/01_frame.ipynb #afb303ed
 def lifting_size(

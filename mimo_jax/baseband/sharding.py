@@ -25,7 +25,7 @@ from .beamforming import group_precoder
 from .coding import decode_planes, encode_planes, modulate_planes
 from .coding import scrambling_planes
 from .downlink import DownlinkPlan, known_symbols, precode_symbol, symbol_samples
-from .equalization import equalizer, first_llrs, soft_bits, symbols_of
+from .equalization import equalizer, first_llrs, llr_bytes, symbols_of
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat, frame_code, pilot_sequence
 from .uplink import UplinkFrame, UplinkPlan, check_samples
@@ -145,7 +145,7 @@ def receive_group(
     t = first_llrs(y[:, f.pilots :].reshape(len(y), -1), made)
     t = t.reshape(2 * f.users, -1, f.group).swapaxes(0, 1)[:, None]  # by symbol again
     symbols = symbols_of(t, made, f) if with_symbols else None
-    return GroupLlrs(soft_bits(t, made, f), detector.error[0], symbols)
+    return GroupLlrs(llr_bytes(t, made, f), detector.error[0], symbols)
 
 # %% ../../nbs/55_baseband/10_sharding.ipynb #53d2885e
 def _by_group(iq: Int8[Array, "symbol own sample 2"], frame: FrameFormat, axis_name: str):

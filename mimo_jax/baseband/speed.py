@@ -20,7 +20,7 @@ from .coding import decode_planes, encode_planes, modulate_planes
 from .coding import scrambling_planes
 from .downlink import DownlinkPlan, precode_symbol, precoder_from_pilots
 from .downlink import symbol_samples, with_known_symbols
-from .equalization import first_llrs, soft_bits
+from .equalization import first_llrs, llr_bytes
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat, coded_bits, frame_code, parity_rows
 from .uplink import UplinkPlan, prepare
@@ -52,14 +52,14 @@ def _zero_forcing(frame: FrameFormat) -> Work:
     pilots = frame.pilots * M * frame.subcarriers
     return Work(flops, COMPLEX_BYTES * (pilots + 2 * g * M * K))
 
-
+# %% ../../nbs/55_baseband/13_speed.ipynb #35823e79
 def _products(frame: FrameFormat) -> Work:
     "Matrices times subcarriers of all data symbols, without what is written."
     M, K = frame.antennas, frame.users
     each = frame.subcarriers * frame.data_symbols
     return Work(8 * M * K * each, COMPLEX_BYTES * (M * each + frame.groups * M * K))
 
-# %% ../../nbs/55_baseband/13_speed.ipynb #35823e79
+# %% ../../nbs/55_baseband/13_speed.ipynb #72d364d4
 def uplink_work(
     frame: FrameFormat,
     iterations: int = 5,  # of the decoder
@@ -75,7 +75,7 @@ def uplink_work(
             "equalize": Work(product.flops + 3 * llrs, product.bytes + llrs),
             "decode": Work(decoding, llrs + words * code.k)}
 
-
+# %% ../../nbs/55_baseband/13_speed.ipynb #75078560
 def downlink_work(
     frame: FrameFormat,
 ) -> dict[str, Work]:
@@ -91,7 +91,7 @@ def downlink_work(
             "precode": Work(product.flops, product.bytes + COMPLEX_BYTES * symbols),
             "inverse FFT": _transforms(frame, frame.data_symbols)}
 
-# %% ../../nbs/55_baseband/13_speed.ipynb #50d1510c
+# %% ../../nbs/55_baseband/13_speed.ipynb #1bd4fc3c
 class Machine(NamedTuple):
     "What a processor can do at best."
 
@@ -110,7 +110,7 @@ def roofline_s(
     "The least time of a stage on a machine (@eq-roofline)."
     return max(work.flops / machine.flops, work.bytes / machine.bandwidth)
 
-# %% ../../nbs/55_baseband/13_speed.ipynb #8b4f6e17
+# %% ../../nbs/55_baseband/13_speed.ipynb #c4c6fe3b
 Stage = tuple[Callable, tuple]  # a compiled function, and its arguments
 
 
@@ -127,7 +127,7 @@ def _in_turn(function: Callable) -> Callable:
     "A function of a symbol, for all symbols one after the other."
     return jax.jit(lambda x, *rest: jax.lax.map(lambda one: function(one, *rest), x))
 
-# %% ../../nbs/55_baseband/13_speed.ipynb #7a7880ce
+# %% ../../nbs/55_baseband/13_speed.ipynb #0e34db56
 def uplink_stages(
     iq: Int8[Array, "symbol antenna sample 2"],  # a frame
     plan: UplinkPlan,
@@ -140,7 +140,7 @@ def uplink_stages(
     @jax.jit
     def equalize(y, made):
         t = jax.lax.map(lambda one: first_llrs(one, made), y)
-        return soft_bits(t, made, frame)
+        return llr_bytes(t, made, frame)
 
     def decode(llr):
         scrambling = scrambling_planes(frame)
@@ -153,7 +153,7 @@ def uplink_stages(
     functions = (spectra, zero_forcing, transform, equalize, decode)
     return dict(zip(uplink_work(frame), zip(functions, inputs, strict=True), strict=True))
 
-# %% ../../nbs/55_baseband/13_speed.ipynb #c4c6fe3b
+# %% ../../nbs/55_baseband/13_speed.ipynb #a274a1af
 def downlink_stages(
     iq: Int8[Array, "pilot antenna sample 2"],  # of the users' pilots
     bits: UInt8[Array, "user symbol k"],  # to send
@@ -171,7 +171,7 @@ def downlink_stages(
     functions = (spectra, zero_forcing, encode, modulate, precode, samples)
     return dict(zip(downlink_work(frame), zip(functions, inputs, strict=True), strict=True))
 
-# %% ../../nbs/55_baseband/13_speed.ipynb #0e34db56
+# %% ../../nbs/55_baseband/13_speed.ipynb #9ba53ca8
 def stage_seconds(
     stages: Mapping[str, Stage],
     repeats: int = 5,  # rounds over all stages

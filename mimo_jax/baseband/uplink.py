@@ -13,12 +13,13 @@ from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int, Int8, UInt8
 
 from .beamforming import DetectorMethod, GroupDetector, effective_noise
-from .beamforming import estimate_channel, group_detector
+from .beamforming import least_squares, group_detector
 from .coding import decode_planes, scrambling_planes
-from .equalization import Equalizer, equalizer, first_llrs, soft_bits, symbols_of
+from .equalization import Equalizer, equalizer, first_llrs, llr_bytes, symbols_of
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat
 
@@ -56,7 +57,7 @@ def prepare(
 ) -> Prepared:
     "Channel estimates, detector and equalizer of every group."
     noise = jnp.mean(edges)
-    known = estimate_channel(pilots, plan.frame)
+    known = least_squares(pilots, plan.frame)
     detector = group_detector(known, effective_noise(noise, plan.frame), plan.detector)
     return Prepared(detector, equalizer(detector, plan.frame), noise)
 
@@ -112,12 +113,12 @@ def uplink_llrs(
     ready = prepare(used(spectrum, frame), edge_energy(spectrum, frame), plan)
     t = llrs_of_frame(iq[frame.pilots :], ready.equalizer, frame)
     symbols = symbols_of(t, ready.equalizer, frame) if with_symbols else None
-    llr = soft_bits(t, ready.equalizer, frame)
+    llr = llr_bytes(t, ready.equalizer, frame)
     return UplinkLlrs(llr, ready.noise, ready.detector.error, symbols)
 
-
+# %% ../../nbs/55_baseband/08_uplink.ipynb #44e095a1
 def uplink(
-    iq: Int8[Array, "symbol antenna sample 2"],  # a frame of bytes
+    iq: Int8[Array | np.ndarray, "symbol antenna sample 2"],  # a frame of bytes
     plan: UplinkPlan,
     with_symbols: bool = False,  # return the constellations, too
 ) -> UplinkFrame:
@@ -127,7 +128,7 @@ def uplink(
                           plan.stop)
     return UplinkFrame(found.bits, found.parity_ok, found.iterations, noise, error, symbols)
 
-# %% ../../nbs/55_baseband/08_uplink.ipynb #44e095a1
+# %% ../../nbs/55_baseband/08_uplink.ipynb #c328e4b4
 def check_samples(shape: tuple[int, ...], frame: FrameFormat) -> None:
     "Raise `ValueError` for samples of another shape than a frame's."
     need = (len(frame.schedule), frame.antennas, frame.fft_size, 2)

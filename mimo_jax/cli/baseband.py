@@ -306,7 +306,7 @@ def _orders(radio, snr_db: float) -> Callable:
 
     @jax.jit
     def make(keys):
-        channel = r.draw_channel(keys[0], radio)
+        channel = r.radio_channel(keys[0], radio)
         pilots = jax.numpy.asarray(r.user_pilots(radio.frame))
         return (r.captured(keys[1], pilots, channel, radio, noise_variance(snr_db)),
                 r.draw_bits(keys[2], radio.frame))
@@ -322,13 +322,13 @@ def _downlink(plan, radio, snr: float, iterations: int) -> Processing:
     import jax
 
     from mimo_jax.baseband import downlink as d
-    from mimo_jax.baseband.radio import draw_channel
+    from mimo_jax.baseband.radio import radio_channel
     from mimo_jax.baseband.speed import downlink_stages
 
     @jax.jit
     def received(key, iq):
         keys = jax.random.split(key, 4)
-        y = d.at_users(keys[3], iq, draw_channel(keys[0], radio)(0), plan, snr)
+        y = d.at_users(keys[3], iq, radio_channel(keys[0], radio)(0), plan, snr)
         return d.user_receiver(y, plan, iterations)
 
     def judge(one, samples):
