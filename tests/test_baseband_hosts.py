@@ -15,7 +15,8 @@ import pytest
 
 from conftest import ROOT
 from mimo_jax.baseband.frame import frame_for
-from mimo_jax.baseband.hosts import Host, _main, digest, reason, supervise
+from mimo_jax.baseband.hosts import (HOST_PROGRAM, Host, digest, host_command,
+                                     reason, supervise)
 from mimo_jax.baseband.radio import Radio, radio_frame
 
 SIZES = {"subcarriers": 96, "fft_size": 128, "bits_per_symbol": 4, "code_rate": 8 / 9}
@@ -33,8 +34,8 @@ class Process:
 
     def __init__(self, address, number, *options):
         sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
-        command = [sys.executable, "-m", "mimo_jax.baseband.hosts", address, str(number), "2",
-                   "--mimo=12x6", "--devices=2", *sizes, *options]
+        command = [*HOST_PROGRAM, address, str(number), "2", "--mimo=12x6", "--devices=2",
+                   *sizes, *options]
         env = {k: v for k, v in os.environ.items() if k != "MIMO_JAX_CHECK_SHAPES"}
         self.child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                       text=True, env=env, cwd=ROOT)
@@ -126,7 +127,7 @@ def test_an_address_that_is_taken():
     (["127.0.0.1:4321", "0", "2", "--mimo", "4x16"], "16 users at 4 antennas"),
 ])
 def test_bad_input_is_refused_in_a_line(arguments, rule, capsys):
-    assert _main(arguments) == 2
+    assert host_command(arguments) == 2
     err = capsys.readouterr().err
     assert rule in err and len(err.splitlines()) == 1
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from jax.sharding import PartitionSpec as P
 
-from mimo_jax.baseband.frame import FrameFormat, frame_for
+from mimo_jax.baseband.downlink import DownlinkPlan
+from mimo_jax.baseband.frame import FrameFormat, frame_code, frame_for
 from mimo_jax.baseband.mapped import mapped_program, mapped_uplink, stack_antennas, unstack
 from mimo_jax.baseband.radio import Radio, radio_frame
 from mimo_jax.baseband.sharding import (AXIS, collectives, device_mesh, exchange, holdings,
-                                        llrs_on_device, sharded_uplink, spread_antennas,
-                                        uplink_program, without_padding)
+                                        llrs_on_device, sharded_downlink, sharded_uplink,
+                                        spread_antennas, uplink_program, without_padding)
 from mimo_jax.baseband.uplink import UplinkFrame, UplinkPlan
 
 needs_eight = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 virtual devices")
@@ -133,3 +134,17 @@ def test_an_exchange_is_undone_by_its_inverse():
     mapped = jax.shard_map(back, mesh=device_mesh(8), in_specs=P(AXIS), out_specs=P(AXIS),
                            check_vma=False)
     np.testing.assert_array_equal(jax.jit(mapped)(x)[:, :5], x)
+
+
+@needs_eight
+def test_a_downlink_frame_where_nothing_divides():
+    frame = FrameFormat(9, 5, "PPDD", 48, 64, 4, 8)
+    plan = DownlinkPlan(frame, "mmse")
+    rng = np.random.default_rng(0)
+    iq = rng.integers(-90, 90, (2, 9, 64, 2)).astype(np.int8)
+    bits = rng.integers(0, 2, (5, 2, frame_code(frame).k)).astype(np.uint8)
+    many = sharded_downlink(plan, device_mesh(8))(iq, bits)
+    assert many.shape == (2, 9, 64, 2) and (np.abs(many) > 3).mean() > 0.5
+    np.testing.assert_array_equal(many, sharded_downlink(plan, device_mesh(1))(iq, bits))
+    with pytest.raises(ValueError, match="need an axis 'device'"):
+        sharded_downlink(plan, jax.make_mesh((1,), ("user",), devices=jax.devices()[:1]))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['AXIS', 'share_of', 'Holding', 'holdings', 'antenna_spectra', 'exchange', 'my_share', 'GroupLlrs', 'receive_group',
            'llrs_on_device', 'uplink_on_device', 'device_mesh', 'devices_of', 'spread_antennas', 'uplink_program',
-           'without_padding', 'sharded_uplink', 'Collective', 'collectives']
+           'without_padding', 'sharded_uplink', 'Collective', 'collectives', 'encoded_bytes', 'send_group',
+           'downlink_on_device', 'downlink_program', 'sharded_downlink']
 
 # %% ../../nbs/55_baseband/10_sharding.ipynb #8c860437
 import re
@@ -17,10 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from jaxtyping import Array, ArrayLike, Complex, Float, Int8, Shaped
+from jaxtyping import Array, ArrayLike, Complex, Float, Int8, Shaped, UInt8
 
-from .beamforming import effective_noise, group_detector
-from .coding import decode_planes, scrambling_planes
+from .beamforming import GroupDetector, effective_noise, group_detector
+from .beamforming import group_precoder
+from .coding import decode_planes, encode_planes, modulate_planes
+from .coding import scrambling_planes
+from .downlink import DownlinkPlan, known_symbols, precode_symbol, symbol_samples
 from .equalization import equalizer, first_llrs, llr_bytes, symbols_of
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat, frame_code, pilot_sequence
@@ -120,6 +124,13 @@ class GroupLlrs(NamedTuple):
     symbols: Complex[Array, "symbol user in_group"] | None  # equalized, where asked for
 
 
+def _one_detector(pilots, sequence, noise, plan: UplinkPlan | DownlinkPlan) -> GroupDetector:
+    "The detector of one group from its pilots, [antenna, pilot, in_group]."
+    known = pilots * (sequence.conj() / plan.frame.group)[None, None]
+    H = known.reshape(len(pilots), -1)[:, : plan.frame.users]
+    return group_detector(H[None], effective_noise(noise, plan.frame), plan.detector)
+
+# %% ../../nbs/55_baseband/10_sharding.ipynb #5bd1a61a
 def receive_group(
     y: Complex[Array, "antenna symbol in_group"],  # pilots first
     sequence: Complex[Array, "in_group"],  # of the pilots
@@ -128,19 +139,23 @@ def receive_group(
     with_symbols: bool = False,
 ) -> GroupLlrs:
     "LLRs of all symbols of a group."
-    f, antennas = plan.frame, len(y)
-    found = y[:, : f.pilots] * (sequence.conj() / f.group)[None, None]
-    H = found.reshape(antennas, -1)[:, : f.users]
-    detector = group_detector(H[None], effective_noise(noise, f), plan.detector)
+    f = plan.frame
+    detector = _one_detector(y[:, : f.pilots], sequence, noise, plan)
     made = equalizer(detector, f)
-    t = first_llrs(y[:, f.pilots :].reshape(antennas, -1), made)
-    llr = llr_bytes(t[None], made, f).reshape(f.users, f.bits_per_symbol, -1, f.group)
-    symbols = None
-    if with_symbols:
-        symbols = symbols_of(t[None], made, f).reshape(f.users, -1, f.group).swapaxes(0, 1)
-    return GroupLlrs(llr.swapaxes(1, 2), detector.error[0], symbols)
+    t = first_llrs(y[:, f.pilots :].reshape(len(y), -1), made)
+    t = t.reshape(2 * f.users, -1, f.group).swapaxes(0, 1)[:, None]  # by symbol again
+    symbols = symbols_of(t, made, f) if with_symbols else None
+    return GroupLlrs(llr_bytes(t, made, f), detector.error[0], symbols)
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #f3902d15
+# %% ../../nbs/55_baseband/10_sharding.ipynb #53d2885e
+def _by_group(iq: Int8[Array, "symbol own sample 2"], frame: FrameFormat, axis_name: str):
+    "All antennas' subcarriers of a device's own groups, their pilots' sequence, and the noise."
+    y, edges = antenna_spectra(iq, frame)
+    noise = jnp.mean(jax.lax.all_gather(edges, axis_name, tiled=True)[: frame.antennas])
+    y = exchange(y, axis_name, split=2, join=0, padding="wrap")[: frame.antennas]
+    return y, my_share(pilot_sequence(frame).reshape(-1, frame.group), axis_name, "wrap"), noise
+
+
 def llrs_on_device(
     iq: Int8[Array, "symbol own sample 2"],  # of a device's antennas
     plan: UplinkPlan,
@@ -148,12 +163,7 @@ def llrs_on_device(
     with_symbols: bool = False,
 ) -> tuple[GroupLlrs, Float[Array, ""]]:
     "What a device receives on its own groups, the groups first, and the noise."
-    f = plan.frame
-    y, edges = antenna_spectra(iq, f)
-    edges = jax.lax.all_gather(edges, axis_name, tiled=True)[: f.antennas]
-    noise = jnp.mean(edges)
-    y = exchange(y, axis_name, split=2, join=0, padding="wrap")[: f.antennas]
-    sequence = my_share(pilot_sequence(f).reshape(-1, f.group), axis_name, "wrap")
+    y, sequence, noise = _by_group(iq, plan.frame, axis_name)
 
     def one(number):
         mine = jax.lax.dynamic_index_in_dim(y, number, 2, keepdims=False)
@@ -161,7 +171,7 @@ def llrs_on_device(
 
     return _each(one, y.shape[2]), noise
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #3a7bb6f2
+# %% ../../nbs/55_baseband/10_sharding.ipynb #5e0619f2
 def uplink_on_device(
     iq: Int8[Array, "symbol own sample 2"],  # of a device's antennas
     plan: UplinkPlan,
@@ -181,7 +191,7 @@ def uplink_on_device(
     return UplinkFrame(decoded.bits, decoded.parity_ok, decoded.iterations, noise,
                        found.error, symbols)
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #3c72fc25
+# %% ../../nbs/55_baseband/10_sharding.ipynb #a7e95d75
 AXIS = "device"  # of the meshes here
 
 
@@ -202,17 +212,23 @@ def devices_of(mesh: Mesh) -> int:
                          "makes it")
     return mesh.shape[AXIS]
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #a7e95d75
+# %% ../../nbs/55_baseband/10_sharding.ipynb #c6263af4
 def spread_antennas(
     iq: Int8[Array | np.ndarray, "symbol antenna sample 2"],
     mesh: Mesh,
 ) -> Int8[Array, "symbol padded sample 2"]:
     "Samples on the devices of their antennas, with antennas of silence where they do not divide."
-    missing = -iq.shape[1] % devices_of(mesh)
-    padded = np.pad(iq, [(0, 0), (0, missing), (0, 0), (0, 0)]) if missing else iq
-    return jax.device_put(padded, NamedSharding(mesh, P(None, AXIS)))
+    return _spread(iq, mesh, 1)
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #c6263af4
+
+def _spread(x: Array | np.ndarray, mesh: Mesh, axis: int) -> Array:
+    "An array on the devices of a mesh, padded and cut along an axis."
+    missing, none = -x.shape[axis] % devices_of(mesh), [(0, 0)]
+    if missing:
+        x = np.pad(x, none * axis + [(0, missing)] + none * (x.ndim - axis - 1))
+    return jax.device_put(x, NamedSharding(mesh, P(*[None] * axis, AXIS)))
+
+# %% ../../nbs/55_baseband/10_sharding.ipynb #58a25d39
 def uplink_program(
     plan: UplinkPlan,
     mesh: Mesh,
@@ -227,7 +243,7 @@ def uplink_program(
     return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P(None, AXIS), out_specs=out,
                                  check_vma=False))
 
-# %% ../../nbs/55_baseband/10_sharding.ipynb #58a25d39
+
 def without_padding(found: UplinkFrame, frame: FrameFormat) -> UplinkFrame:
     "A frame of `uplink_program` as `uplink` gives it."
     bits, parity_ok, iterations, noise, error, symbols = found
@@ -278,3 +294,72 @@ def collectives(
                  for bits, shape in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", shapes)]
         found.append(Collective(kind, sum(sizes)))
     return sorted(found, key=lambda one: -one.bytes)
+
+# %% ../../nbs/55_baseband/10_sharding.ipynb #0fc50463
+def encoded_bytes(
+    bits: UInt8[Array, "own symbol k"],  # information bits of a device's users
+    frame: FrameFormat,
+    scrambling: UInt8[Array, "own bit subcarrier"],  # theirs, from `scrambling_planes`
+) -> UInt8[Array, "own symbol group data"]:
+    "Coded bits of each QAM symbol in a byte, the first bit lowest."
+    places = jnp.arange(frame.bits_per_symbol, dtype=jnp.uint8)[:, None]
+    planes = encode_planes(bits, frame, scrambling).astype(jnp.uint8).swapaxes(0, 1)
+    packed = jnp.sum(planes << places[None, None], -2, dtype=jnp.uint8)
+    return packed.reshape(*bits.shape[:2], frame.groups, -1)
+
+
+def send_group(
+    packed: UInt8[Array, "user symbol data"],  # from `encoded_bytes`
+    known: Complex[Array, ""],  # symbol of the group
+    detector: GroupDetector,  # of the group
+    frame: FrameFormat,
+) -> Complex[Array, "antenna symbol in_group"]:
+    "What all antennas send on a group of subcarriers."
+    places = jnp.arange(frame.bits_per_symbol, dtype=jnp.uint8)[:, None]
+    data = modulate_planes(packed[:, :, None] >> places[None, None] & 1)
+    x = jnp.concatenate([jnp.broadcast_to(known, (*data.shape[:2], 1)), data], -1)
+    sent = precode_symbol(x.reshape(len(x), -1), group_precoder(detector))
+    return sent.reshape(len(sent), -1, frame.group)
+
+# %% ../../nbs/55_baseband/10_sharding.ipynb #08012d7d
+def downlink_on_device(
+    iq: Int8[Array, "pilot own sample 2"],  # of a device's antennas
+    bits: UInt8[Array, "own_user symbol k"],  # of its users
+    plan: DownlinkPlan,
+    axis_name: str,  # of the devices
+) -> Int8[Array, "symbol own sample 2"]:
+    "A device's part of a frame: bits of its users in, samples of its antennas out."
+    f = plan.frame
+    y, sequence, noise = _by_group(iq, f, axis_name)
+    packed = encoded_bytes(bits, f, my_share(scrambling_planes(f), axis_name))
+    packed = exchange(packed, axis_name, split=2, join=0, padding="wrap")[: f.users]
+    known = my_share(known_symbols(f), axis_name, "wrap")
+
+    def one(number):
+        detector = _one_detector(y[:, :, number], sequence[number], noise, plan)
+        return send_group(packed[:, :, number], known[number], detector, f)
+
+    grid = _each(one, y.shape[2]).transpose(1, 2, 0, 3)
+    grid = exchange(grid, axis_name, split=0, join=2)[:, :, : f.groups]
+    grid = grid.reshape(*grid.shape[:2], -1)
+    return _each(lambda n: symbol_samples(grid[n], plan), len(grid)).swapaxes(0, 1)
+
+# %% ../../nbs/55_baseband/10_sharding.ipynb #155b371f
+def downlink_program(plan: DownlinkPlan, mesh: Mesh) -> Any:
+    """The compiled downlink of a mesh: samples of pilots and users' bits to samples, all with
+    padding. Raises `ValueError` for a mesh without an axis of devices."""
+    devices_of(mesh)
+    one = partial(downlink_on_device, plan=plan, axis_name=AXIS)
+    return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=(P(None, AXIS), P(AXIS)),
+                                 out_specs=P(None, AXIS), check_vma=False))
+
+
+def sharded_downlink(plan: DownlinkPlan, mesh: Mesh) -> Callable[[Array, Array], Array]:
+    "A function as `downlink`, on the devices of a mesh. Raises `ValueError` as the program does."
+    program = downlink_program(plan, mesh)
+
+    def send(iq, bits):
+        sent = program(_spread(iq, mesh, 1), _spread(bits, mesh, 0))
+        return sent if sent.shape[1] == iq.shape[1] else sent[:, : iq.shape[1]]
+
+    return send
