@@ -255,8 +255,9 @@ def even_if_stopped(tell: Callable[[], None]):
         yield
     except Exception:
         raise
-    except BaseException:
+    except BaseException as stopped:
         tell()
+        stopped.add_note("what was counted until then is shown")
         raise
     tell()
 

@@ -296,8 +296,9 @@ def _run(arguments: list[str] | None) -> int:
         return _complain(str(failed), 1)
     except Stopped as stopped:
         how = "interrupted" if stopped.args[0] == signal.SIGINT else "terminated"
-        message = f"{how}; what was finished is kept: the same command continues from there"
-        return _complain(message, 128 + stopped.args[0])
+        usual = "what was finished is kept: the same command continues from there"
+        return _complain(f"{how}; {getattr(stopped, '__notes__', [usual])[0]}",
+                         128 + stopped.args[0])
 
 
 def _complain(message: str, code: int) -> int:
