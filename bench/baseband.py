@@ -37,7 +37,7 @@ from mimo_jax.baseband.beamforming import effective_noise, least_squares, group_
 from mimo_jax.baseband.coding import decode_planes, scrambling_planes, symbol_decoder
 from mimo_jax.baseband.equalization import LLR_UNIT, equalizer, first_llrs, level_spacing
 from mimo_jax.baseband.equalization import llr_bytes
-from mimo_jax.baseband.fourier import edge_energy, to_spectrum, used
+from mimo_jax.baseband.fourier import each_symbol, edge_energy, to_spectrum, used
 from mimo_jax.baseband.frame import frame_code, frame_for
 from mimo_jax.baseband.radio import Radio, radio_frame
 from mimo_jax.baseband.speed import Machine, roofline_s, uplink_work
@@ -80,7 +80,7 @@ def transforms(iq, frame):
         z = jax.lax.complex(iq[..., 0].astype(jnp.float32), iq[..., 1].astype(jnp.float32))
         return jnp.fft.fftshift(jnp.fft.fft(z), -1)[..., frame.first : last]
 
-    ours = jax.jit(lambda x: jax.lax.map(lambda one: used(to_spectrum(one), frame), x))
+    ours = jax.jit(lambda x: each_symbol(lambda one: used(to_spectrum(one), frame), x, frame))
     return {"mimo_jax": lambda: ours(iq), "numpy": lambda: with_library(np.fft.fft),
             "scipy": lambda: with_library(scipy.fft.fft), "jax.numpy": lambda: plain(iq)}
 
@@ -109,7 +109,7 @@ def products(y, made, detector, frame):
         ordered = host.reshape(shape).transpose(2, 1, 0, 3).reshape(frame.groups, shape[1], -1)
         return W @ ordered
 
-    ours = jax.jit(lambda y, e: jax.lax.map(lambda one: first_llrs(one, e), y))
+    ours = jax.jit(lambda y, e: each_symbol(lambda one: first_llrs(one, e), y, frame))
     plain = jax.jit(lambda y, W: jnp.einsum("gkm,umgs->ugks", W, y.reshape(shape)))
     return {"mimo_jax": lambda: ours(y, made), "numpy": numpy,
             "jax.numpy": lambda: plain(y, detector.W)}

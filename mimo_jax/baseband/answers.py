@@ -7,7 +7,7 @@ __all__ = ['LARGE_SETTINGS', 'SMALL_SETTINGS', 'PCIE_BYTES_S', 'SLOTS', 'SMS', '
            'DOWNLINK', 'answers']
 
 # %% ../../nbs/55_baseband/15_answers.ipynb #1d234461
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import stats
@@ -40,7 +40,7 @@ def _demand() -> _Answers:
              for mimo in LARGE_SETTINGS}
 
     def fft(size: int) -> float: return 5 * size * np.log2(size)
-    def product(users: int, subcarriers: int) -> float: return 8 * 128 * users * subcarriers
+    def product(users: int, subcarriers: int) -> float: return 8.0 * 128 * users * subcarriers
 
     return _exact("demand", {
         "antennas": (total["256x64"] - total["128x64"]) / 1e9,
@@ -52,7 +52,7 @@ def _demand() -> _Answers:
         "rate.uplink": 100e6 * 15 / 1e9, "nack.length": SLOTS * 1e3 * FRAME_S})
 
 
-def _exact(place: str, numbers: Mapping[str, float]) -> _Answers:
+def _exact(place: str, numbers: Mapping[str, int | float]) -> _Answers:
     "Values without an interval."
     return {f"{place}.{name}": Measured(float(value)) for name, value in numbers.items()}
 
@@ -133,9 +133,9 @@ DOWNLINK = ("pilot FFT", "zero forcing", "encode", "modulate", "precode", "inver
 _Results = Mapping[str, dict]
 
 
-def _mean(values: Iterable[float]) -> Measured:
+def _mean(values: np.ndarray) -> Measured:
     "The mean of repetitions with its interval; of one without."
-    found = np.asarray(list(values), float)
+    found = np.asarray(values, float)
     mean = float(found.mean())
     if len(found) < 2: return Measured(mean)
     reach = float(stats.t.isf((1 - COVERAGE) / 2, len(found) - 1) * found.std(ddof=1)
@@ -208,9 +208,8 @@ def _programs(point: dict) -> _Answers:
     matrix = {f"matrix.{name}": point["products"][name] - 1
               for name in ("equalize", "precode", "demodulate", "modulate")}
     shuffles = point["uplink"].get("all_to_all", 0)
-    saved = 13 * (point["bytes"]["two"] - point["bytes"]["one"]) / 1e6
     return _exact("demand", parallel | matrix | {"shuffle": shuffles - 1}) | _exact(
-        "parallelism", {"shuffles": shuffles}) | _exact("appendix", {"fusion": saved})
+        "parallelism", {"shuffles": shuffles})
 
 
 def _arrays(point: dict) -> _Answers:

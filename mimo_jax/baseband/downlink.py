@@ -20,7 +20,8 @@ from .beamforming import DetectorMethod, GroupPrecoder, effective_noise
 from .beamforming import least_squares, group_detector, group_precoder
 from .coding import decode_planes, scrambling_planes
 from .equalization import LLR_UNIT, Equalizer, level_spacing, llr_bytes
-from .fourier import edge_energy, to_samples, to_spectrum, used, whole_spectrum
+from .fourier import each_symbol, edge_energy, to_samples, to_spectrum, used
+from .fourier import whole_spectrum
 from .frame import FrameFormat, pilot_sequence
 from .radio import user_symbols
 from ..phy.channel import awgn, noise_variance
@@ -105,7 +106,8 @@ def downlink(
     edges = edge_energy(spectrum, plan.frame)
     precoder = precoder_from_pilots(used(spectrum, plan.frame), edges, plan)
     symbols = with_known_symbols(user_symbols(bits, plan.frame), plan.frame)
-    return jax.lax.map(lambda x: symbol_samples(precode_symbol(x, precoder), plan), symbols)
+    send = lambda x: symbol_samples(precode_symbol(x, precoder), plan)  # noqa: E731
+    return each_symbol(send, symbols, plan.frame)
 
 # %% ../../nbs/55_baseband/09_downlink.ipynb #37dbaf28
 @partial(jax.jit, static_argnames="plan")

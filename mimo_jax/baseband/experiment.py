@@ -47,7 +47,7 @@ class Sizes:
     profiles: tuple[str, ...] = ("rayleigh", "tdl-a", "cdl-a", "cdl-c", "cdl-d")
     spreads_ns: tuple[float, ...] = (30.0, 100.0, 300.0)  # of profiles
     arrays: tuple[str, ...] = ("1x1", "16x4", "64x16", "128x16")  # compared with each other
-    repeats: int = 9  # of each timing
+    repeats: int = 15  # of each timing
     subcarriers: int | None = None  # of all settings; None: the paper's
     fft_size: int | None = None
     group: int | None = None
@@ -248,23 +248,7 @@ def _programs(report) -> dict:
     return {"collectives": {name: _in_parts(*stage) for name, stage in stages.items()},
             "products": {name: _lowered(f, *inputs).count("dot_general")
                          for name, (f, inputs, _) in stages.items()},
-            "uplink": _collectives(whole), "bytes": _bytes_accessed(frame_for("128x32"))}
-
-
-def _bytes_accessed(frame: FrameFormat) -> dict[str, float]:
-    "Bytes that equalization and demapping of a symbol read and write, as one program and as two."
-    grid, t = _array(jnp.complex64, frame.antennas, frame.subcarriers), (1, frame.groups)
-    made = Equalizer(_array(jnp.float32, frame.groups, 2 * frame.users, 2 * frame.antennas),
-                     _array(jnp.float32, frame.groups, frame.users))
-    t = _array(jnp.float32, *t, 2 * frame.users, frame.group)
-    both = lambda y, made: llr_bytes(first_llrs(y, made)[None], made, frame)  # noqa: E731
-
-    def cost(function, *inputs):
-        costs = jax.jit(function).lower(*inputs).compile().cost_analysis()
-        return costs["bytes accessed"]  # type: ignore
-
-    return {"one": cost(both, grid, made),
-            "two": cost(first_llrs, grid, made) + cost(partial(llr_bytes, frame=frame), t, made)}
+            "uplink": _collectives(whole)}
 
 # %% ../../nbs/55_baseband/14_experiment.ipynb #82866971
 def _identities(sizes: Sizes, mimo: str, seed: int, report) -> dict:

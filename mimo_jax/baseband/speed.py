@@ -21,7 +21,7 @@ from .coding import scrambling_planes
 from .downlink import DownlinkPlan, precode_symbol, precoder_from_pilots
 from .downlink import symbol_samples, with_known_symbols
 from .equalization import first_llrs, llr_bytes
-from .fourier import edge_energy, to_spectrum, used
+from .fourier import each_symbol, edge_energy, to_spectrum, used
 from .frame import FrameFormat, coded_bits, frame_code, parity_rows
 from .uplink import UplinkPlan, prepare
 
@@ -123,9 +123,9 @@ def _spectra(frame: FrameFormat) -> Callable:
     return jax.jit(run)
 
 
-def _in_turn(function: Callable) -> Callable:
-    "A function of a symbol, for all symbols one after the other."
-    return jax.jit(lambda x, *rest: jax.lax.map(lambda one: function(one, *rest), x))
+def _of_all(function: Callable, frame: FrameFormat) -> Callable:
+    "A function of a symbol, for all symbols."
+    return jax.jit(lambda x, *rest: each_symbol(lambda one: function(one, *rest), x, frame))
 
 # %% ../../nbs/55_baseband/13_speed.ipynb #0e34db56
 def uplink_stages(
@@ -135,11 +135,11 @@ def uplink_stages(
     "The stages of the uplink, by the names of `uplink_work`."
     frame, spectra = plan.frame, _spectra(plan.frame)
     zero_forcing = jax.jit(lambda grid, edges: prepare(grid, edges, plan).equalizer)
-    transform = _in_turn(lambda one: used(to_spectrum(one), frame))
+    transform = _of_all(lambda one: used(to_spectrum(one), frame), frame)
 
     @jax.jit
     def equalize(y, made):
-        t = jax.lax.map(lambda one: first_llrs(one, made), y)
+        t = each_symbol(lambda one: first_llrs(one, made), y, frame)
         return llr_bytes(t, made, frame)
 
     def decode(llr):
@@ -164,7 +164,8 @@ def downlink_stages(
     zero_forcing = jax.jit(partial(precoder_from_pilots, plan=plan))
     encode = jax.jit(lambda bits: encode_planes(bits, frame, scrambling_planes(frame)))
     modulate = jax.jit(lambda planes: with_known_symbols(modulate_planes(planes), frame))
-    precode, samples = _in_turn(precode_symbol), _in_turn(partial(symbol_samples, plan=plan))
+    precode = _of_all(precode_symbol, frame)
+    samples = _of_all(partial(symbol_samples, plan=plan), frame)
     inputs = [(iq,), spectra(iq), (bits,), (encode(bits),)]
     inputs.append((modulate(*inputs[3]), zero_forcing(*inputs[1])))
     inputs.append((precode(*inputs[4]),))

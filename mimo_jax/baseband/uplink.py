@@ -20,7 +20,7 @@ from .beamforming import DetectorMethod, GroupDetector, effective_noise
 from .beamforming import least_squares, group_detector
 from .coding import decode_planes, scrambling_planes
 from .equalization import Equalizer, equalizer, first_llrs, llr_bytes, symbols_of
-from .fourier import edge_energy, to_spectrum, used
+from .fourier import each_symbol, edge_energy, to_spectrum, used
 from .frame import FrameFormat
 
 # %% ../../nbs/55_baseband/08_uplink.ipynb #51f282da
@@ -87,8 +87,8 @@ def llrs_of_frame(
     equalizer: Equalizer,
     frame: FrameFormat,
 ) -> Float[Array, "symbol group row in_group"]:
-    "The same of all data symbols, one after the other."
-    return jax.lax.map(partial(receive_symbol, equalizer=equalizer, frame=frame), iq)
+    "The same of all data symbols."
+    return each_symbol(partial(receive_symbol, equalizer=equalizer, frame=frame), iq, frame)
 
 # %% ../../nbs/55_baseband/08_uplink.ipynb #69fa7058
 class UplinkLlrs(NamedTuple):
