@@ -145,9 +145,8 @@ def signature(node: ast.AST, told: bool, known: dict[str, str]) -> str:
     "Name, parameters and what is returned; types of parameters only where no table tells them."
     if isinstance(node, ast.ClassDef):
         fields = [f for f in node.body if isinstance(f, ast.AnnAssign)]
-        shown = [
-            ast.unparse(f.target) + (f"={ast.unparse(f.value)}" if f.value else "") for f in fields
-        ]
+        shown = [ast.unparse(f.target) + (f"={default(f.value)}" if f.value else "")
+                 for f in fields]
         return f"{node.name}({', '.join(shown)})" if fields else node.name
     args = copy.deepcopy(node.args)
     for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]:
@@ -156,6 +155,12 @@ def signature(node: ast.AST, told: bool, known: dict[str, str]) -> str:
     returns = Qualified(known).visit(copy.deepcopy(node.returns)) if node.returns else None
     back = f" -> {ast.unparse(returns)}" if returns else ""
     return f"{node.name}({re.sub('^(self|cls)(, )?', '', ast.unparse(args))}){back}"
+
+
+def default(value: ast.AST) -> str:
+    "A field's default; `...` where it unpacks other tuples, which Sphinx cannot parse."
+    unpacks = any(isinstance(part, ast.Starred) for part in ast.walk(value))
+    return "..." if unpacks else ast.unparse(value)
 
 
 def fenced(kind: str, head: str, body: str) -> str:

@@ -64,7 +64,7 @@ def uplink_work(
     frame: FrameFormat,
     iterations: int = 5,  # of the decoder
 ) -> dict[str, Work]:
-    "Operations and bytes of every stage of the uplink (@tbl-work)."
+    "Operations and bytes of every stage of the uplink (table on page *Speed*)."
     words = frame.users * frame.data_symbols
     llrs = words * coded_bits(frame)
     product, code = _products(frame), frame_code(frame)
