@@ -13,7 +13,6 @@ that another one has given back. A call that is timed follows one that is not.
 """
 import argparse
 import datetime
-import json
 import os
 import pathlib
 import subprocess
@@ -32,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
+from split import tell
 
 from mimo_jax.baseband.beamforming import effective_noise, least_squares, group_detector
 from mimo_jax.baseband.coding import decode_planes, scrambling_planes, symbol_decoder
@@ -291,7 +291,6 @@ def main():
         mimo, devices, rounds = arguments.side
         return print(on_devices(mimo, int(devices), int(rounds)))
     from mimo_jax.experiment import provenance
-    from mimo_jax.files import write_whole
 
     machine = peaks()
     report = provenance() | {
@@ -305,10 +304,7 @@ def main():
     report["scaling"] = {axis: scaling(axis, arguments.rounds) for axis in ("antennas", "users")}
     report["scaling"]["devices"] = over_devices("64x16", arguments.rounds)
     report["latency"] = {mimo: latency(mimo, arguments.frames) for mimo in arguments.latency}
-    text = json.dumps(report, indent=1)
-    if arguments.output:
-        write_whole(arguments.output, text + "\n")
-    print(text)
+    tell(report, arguments.output)
 
 
 if __name__ == "__main__":

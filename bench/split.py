@@ -168,6 +168,16 @@ def ratio(times, kind, rounds):
     return [round(math.exp(x), 2) for x in (middle, middle - half, middle + half)]
 
 
+def tell(report, output):
+    "Print a report as JSON, and write it to a file where one is named."
+    from mimo_jax.files import write_whole
+
+    text = json.dumps(report, indent=1)
+    if output:
+        write_whole(output, text + "\n")
+    print(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--peer", default=sys.executable, help="a Python that has torch")
@@ -179,7 +189,6 @@ def main():
     if arguments.side:
         return side(arguments.side, arguments.batch[0])
     from mimo_jax.experiment import provenance
-    from mimo_jax.files import write_whole
 
     report = provenance() | {"date": f"{datetime.date.today()}", "ues": UES, "threads": THREADS,
                              "load_before": os.getloadavg()[0], "batches": {}}
@@ -191,10 +200,7 @@ def main():
         if all(len(each) == arguments.rounds for each in times.values()):
             report["batches"][batch]["pytorch / mimo_jax: ratio, low, high"] = {
                 kind: ratio(times, kind, arguments.rounds) for kind in ("wall_s", "cpu_s")}
-    text = json.dumps(report, indent=1)
-    if arguments.output:
-        write_whole(arguments.output, text + "\n")
-    print(text)
+    tell(report, arguments.output)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-from split import T_95, ratio
+from split import T_95, ratio, tell
 
 CUTS = ("conv1", "conv2", "conv6", "conv8")
 NETWORKS = ("vgg11", "resnet18")
@@ -203,7 +203,6 @@ def main():
     if arguments.side:
         return side(*arguments.side)
     from mimo_jax.experiment import provenance
-    from mimo_jax.files import write_whole
 
     report = provenance() | {"date": f"{datetime.date.today()}", "threads": 2,
                              "load_before": os.getloadavg()[0], "tasks": {}}
@@ -215,10 +214,7 @@ def main():
             found["pytorch / mimo_jax: ratio, low, high"] = {
                 kind: ratio(times, kind, arguments.rounds) for kind in ("wall_s", "cpu_s")}
         report["tasks"][("sweep after " if task in CUTS else "training ") + task] = found
-    text = json.dumps(report, indent=1)
-    if arguments.output:
-        write_whole(arguments.output, text + "\n")
-    print(text)
+    tell(report, arguments.output)
 
 
 if __name__ == "__main__":

