@@ -271,6 +271,7 @@ class Arrived(NamedTuple):
     program: Program
     symbols: range  # the first time from 0 on, then the next ones
     deadline: float  # of the frame, in seconds
+    at: float = 0.0  # when the symbols came
 
 
 class Committed(NamedTuple):

@@ -15,7 +15,7 @@ from .instructions import Arrived, Command, Committed, Copy, Event, Failed
 from .instructions import Finish, FrameId, Joined, Lost, Submit, Wake, Woken
 from .scoreboard import COMMITTED, PLACED, SUBMITTED, WAITING, FrameStatus
 from .scoreboard import OpcodeInfoTable, enter_stream, idle_stream
-from .scoreboard import leave_stream, lost_groups
+from .scoreboard import leave_stream, lost_groups, with_inputs
 from .structural import DELAYED, Board, Placing, place_frame, place_symbol
 from .structural import promise, redeem
 
@@ -79,6 +79,7 @@ def _arrived(self: Lroc, event: Arrived, now: float) -> None:
     if status is None:
         if event.symbols.start: return  # of a frame that has ended
         status = self.frames[event.frame] = FrameStatus(event)
+        self.board.enter(status)
         if self.rules.discard: self.out.append(Wake(event.deadline))
     found = status.arrive(event.symbols)
     if found: _place(self, status, list(found), now)
@@ -123,7 +124,7 @@ def _place_pilots(self: Lroc, status: FrameStatus, groups: list[int], now: float
 def _enqueue(self: Lroc, status: FrameStatus, groups: list[int], device: int, now: float) -> None:
     "Put groups into the queue of a device."
     promise(self.board, status, groups, device, now)
-    info, queue = self.board.info(status, device), self.queues[device]
+    info, queue = status.infos[device], self.queues[device]
     self.touched.add(device)
     for g in groups:
         entry = (status.deadline - info.remaining[g], next(self.order), status, g)
@@ -135,7 +136,7 @@ def _enqueue(self: Lroc, status: FrameStatus, groups: list[int], device: int, no
 def _ready(self: Lroc, status: FrameStatus, group: int) -> None:
     "The inputs of a group are there."
     device = status.device[group]
-    queue, info = self.queues[device], self.board.info(status, device)
+    queue, info = self.queues[device], status.infos[device]
     slack, number = status.deadline - info.remaining[group], next(self.order)
     first = info.sms[group] if self.rules.reorder else 0
     heappush(queue.ready, (first, slack, number, status, group))
@@ -165,7 +166,7 @@ def _submit_urgent(self: Lroc, device: int, now: float) -> None:
             heappop(heap)
             continue
         urgent = self.rules.urgent_s
-        if urgent is None: urgent = self.board.info(status, device).frame_s
+        if urgent is None: urgent = status.infos[device].frame_s
         if slack - now >= urgent: break
         heappop(heap)
         if (stream := _behind(self, status, group, device)) is None:
@@ -194,7 +195,7 @@ def _submit_ready(self: Lroc, device: int, now: float) -> None:
         if not _live(status, group, device) or status.missing[group]:
             heappop(heap)
             continue
-        sms, free = self.board.info(status, device).sms[group], gpu.sms - gpu.used
+        sms, free = status.infos[device].sms[group], gpu.sms - gpu.used
         if sms and (free <= 0 or sms > free and free < alpha * gpu.sms): break
         if sms > free and sms < alpha * gpu.sms: break
         heappop(heap)
@@ -214,7 +215,7 @@ def _overcommit(self: Lroc, device: int, now: float) -> None:
 
 def _submit(self: Lroc, status, group: int, device: int, stream: int, now: float) -> None:
     "Commands for a group, its inputs, and what coalesces with it (lines 14 to 16)."
-    gpu, info, program = self.board.gpus[device], self.board.info(status, device), status.program
+    gpu, info, program = self.board.gpus[device], status.infos[device], status.program
     for b in program.before[group]:
         if status.device[b] != device and (b, device) not in status.copied:
             status.copied.add((b, device))
@@ -259,11 +260,13 @@ def _roomy(self: Lroc, status: FrameStatus, now: float) -> int:
 def _committed(self: Lroc, event: Committed, now: float) -> None:
     "A group is done: take times, and see what can follow."
     status, group, device = self.frames[event.frame], event.group, event.device
-    gpu, info = self.board.gpus[device], self.board.info(status, device)
+    gpu, info = self.board.gpus[device], status.infos[device]
     gpu.advance(now)
     leave_stream(gpu, status.stream[group], status, group)
     redeem(self.board, status, group, now)
-    info.measured(group, status.committed(group, now))
+    load = not status.program.before[group]
+    info.measured(group, status.committed(group, now, load * self.board.loaded[device]))
+    if load: self.board.loaded[device] = now
     status.outstanding -= 1
     self.touched.add(device)
     if not status.ended:
@@ -337,12 +340,11 @@ def _failed(self: Lroc, event: Failed, now: float) -> None:
         status.outstanding -= 1
         if not status.outstanding: del self.frames[status.frame]
         return
-    again = {group}
-    for b in status.program.before[group]:
-        if status.device[b] != device: status.copied.discard((b, device))
-        if status.state[b] == COMMITTED and not self.board.gpus[status.device[b]].alive:
-            again.add(b)
-    _again(self, status, sorted(again), now)
+    for b in event.inputs:
+        status.copied.discard((b, device))
+        if status.device[b] == device: status.device[b] = -1  # a copy that never came
+    again = with_inputs(status, [group], self.board.alive())
+    _again(self, status, again, now)
 
 
 def _joined(self: Lroc, event: Joined, now: float) -> None:

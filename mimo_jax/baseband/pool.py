@@ -9,12 +9,13 @@ __all__ = ['Timed', 'Scheduler', 'Executor', 'Ended', 'PoolLog', 'run_pool', 'Tr
 # %% ../../nbs/55_baseband/20_pool.ipynb #8470af75
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from .frame import FRAME_S
 from .instructions import Arrived, Command, Event, Finish, FrameId, Program
 
 # %% ../../nbs/55_baseband/20_pool.ipynb #2bc7067d
+@runtime_checkable
 class Scheduler(Protocol):
     "Decides. Nothing in it knows what time it is, or what a device is."
 
@@ -27,6 +28,7 @@ class Scheduler(Protocol):
         ...
 
 
+@runtime_checkable
 class Executor(Protocol):
     "Runs commands on devices, real or simulated, and says what happens."
 
@@ -57,7 +59,7 @@ class PoolLog:
     commands: list[tuple[Command, ...]] = field(default_factory=list)
     counted: int = 0  # events
 
-
+# %% ../../nbs/55_baseband/20_pool.ipynb #478d1a8b
 def run_pool(
     scheduler: Scheduler,
     executor: Executor,
@@ -68,7 +70,7 @@ def run_pool(
     log, arrived = PoolLog(), {}
     while (found := executor.wait()) is not None:
         now, event = found
-        if type(event) is Arrived: arrived[event.frame] = now
+        if type(event) is Arrived: arrived[event.frame] = event.at
         commands = scheduler.handle(event, now)
         for command in commands:
             executor.execute(command)
@@ -76,7 +78,6 @@ def run_pool(
                 log.ended.append(Ended(command.frame, arrived[command.frame], now,
                                        command.decoded))
         log.counted += 1
-        if keep: log.events, log.commands = log.events, log.commands
         if keep: _keep(log, now, event, commands)
         if watch: watch(now, event, commands)
     return log
@@ -86,7 +87,7 @@ def _keep(log: PoolLog, now: float, event: Event, commands: list[Command]) -> No
     log.events.append((now, event))
     log.commands.append(tuple(commands))
 
-# %% ../../nbs/55_baseband/20_pool.ipynb #53226c37
+# %% ../../nbs/55_baseband/20_pool.ipynb #28900252
 Timed = tuple[float, Event]
 
 
@@ -97,7 +98,7 @@ class Traffic:
     first: list[Timed]
     following: Callable[[FrameId, float], list[Timed]] = lambda frame, now: []
 
-
+# %% ../../nbs/55_baseband/20_pool.ipynb #89542b76
 def paced_traffic(
     program: Program,
     frames: int,  # of each unit
@@ -114,13 +115,15 @@ def paced_traffic(
             due = start + period_s + deadline_s
             frame = (unit, number)
             if at_once:
-                found.append((start, Arrived(frame, program, range(symbols), start + deadline_s)))
+                found.append((start, Arrived(frame, program, range(symbols), start + deadline_s,
+                                             start)))
                 continue
-            found += [(start + (s + 1) * period_s / symbols,
-                       Arrived(frame, program, range(s, s + 1), due)) for s in range(symbols)]
+            for s in range(symbols):
+                at = start + (s + 1) * period_s / symbols
+                found.append((at, Arrived(frame, program, range(s, s + 1), due, at)))
     return Traffic(sorted(found, key=lambda timed: timed[0]))
 
-# %% ../../nbs/55_baseband/20_pool.ipynb #28900252
+# %% ../../nbs/55_baseband/20_pool.ipynb #9f254afa
 def closed_traffic(
     program: Program,
     frames: int,
@@ -130,7 +133,7 @@ def closed_traffic(
     "Whole frames, each when one before it has ended."
     def frame(number: int, now: float) -> list[Timed]:
         symbols = range(len(program.schedule))
-        return [(now, Arrived((0, number), program, symbols, now + deadline_s))]
+        return [(now, Arrived((0, number), program, symbols, now + deadline_s, now))]
 
     left = iter(range(in_flight, frames))
 

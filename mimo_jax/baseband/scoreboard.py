@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'Profile', 'WAITING', 'PLACED', 'SUBMITTED', 'COMMITTED', 'InstStatusTable', 'SLOT_S', 'SLOTS_KEPT',
-           'gpu_profile', 'OpcodeInfo', 'OpcodeInfoTable', 'FrameStatus', 'lost_groups', 'GpuStatus', 'wait_s',
-           'enter_stream', 'leave_stream', 'idle_stream']
+           'gpu_profile', 'OpcodeInfo', 'OpcodeInfoTable', 'FrameStatus', 'lost_groups', 'with_inputs', 'GpuStatus',
+           'wait_s', 'enter_stream', 'leave_stream', 'idle_stream']
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #6afc63a3
 from bisect import bisect_left
@@ -102,6 +102,7 @@ class FrameStatus:
         self.left, self.outstanding = len(program.last), 0
         self.ended, self.home = False, -1  # the device of its pilots
         self.delayed: set[int] = set()  # groups
+        self.infos: list[OpcodeInfo] = []  # by device
 
     def arrive(self, symbols: range) -> range:
         "Note symbols that are there; the groups that can be planned now."
@@ -110,11 +111,13 @@ class FrameStatus:
         self.arrived = max(self.arrived, symbols.stop)
         return range(first, bisect_left(ready, self.arrived, first))
 
-    def committed(self, group: int, now: float) -> float:
+    def committed(self, group: int, now: float, preceding: float = 0.0) -> float:
         "Note that a group is done; its time (@eq-instruction-time)."
-        before = [self.commit[b] for b in self.program.before[group]]
+        since = max(self.exec[group], preceding)
+        for b in self.program.before[group]:
+            since = max(since, self.commit[b])
         self.state[group], self.commit[group] = COMMITTED, now
-        return now - max([self.exec[group], *before])
+        return now - since
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #7206e1a2
 InstStatusTable = dict[FrameId, FrameStatus]
@@ -134,10 +137,25 @@ def lost_groups(
         if status.state[g] != COMMITTED or (needed and not elsewhere): again.add(g)
     return sorted(again)
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #9366ea07
-SLOT_S, SLOTS_KEPT = 25e-6, 512
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #63498fd9
+def with_inputs(
+    status: FrameStatus,
+    groups: list[int],  # to run again
+    alive: list[int],  # devices
+) -> list[int]:
+    "Groups and all those before them whose results are on no device any more."
+    again = set(groups)
+    for g in reversed(range(len(status.program.groups))):
+        if g not in again: continue
+        for b in status.program.before[g]:
+            held = {status.device[b], *(d for other, d in status.copied if other == b)}
+            if status.state[b] == COMMITTED and not held & set(alive): again.add(b)
+    return sorted(again)
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #ab85c147
+SLOT_S, SLOTS_KEPT = 25e-6, 512
+
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #5395fd5f
 class GpuStatus:
     "What a device does, and is planned to do."
 
@@ -169,7 +187,7 @@ class GpuStatus:
         slots = self._slots(start, end)
         return self.sms - max([self.planned[slot % SLOTS_KEPT] for slot in slots])
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #5395fd5f
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #ee428b50
 def wait_s(
     gpu: GpuStatus,
     start: float,  # seconds
@@ -181,7 +199,7 @@ def wait_s(
         if gpu.planned[slot % SLOTS_KEPT] <= room: return max(0, slot - first) * SLOT_S
     return SLOTS_KEPT * SLOT_S
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #43101f24
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #ebca86ac
 def enter_stream(
     gpu: GpuStatus,
     stream: int,
@@ -211,7 +229,7 @@ def leave_stream(
             del found[place]
             return
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #ebca86ac
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #30c1676d
 def idle_stream(
     gpu: GpuStatus,
 ) -> int:

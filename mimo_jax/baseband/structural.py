@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .instructions import Opcode
-from .scoreboard import FrameStatus, GpuStatus, OpcodeInfo, OpcodeInfoTable
+from .scoreboard import FrameStatus, GpuStatus, OpcodeInfoTable
 from .scoreboard import COMMITTED, PLACED, wait_s
 
 # %% ../../nbs/55_baseband/17_structural.ipynb #76c2faaa
@@ -41,11 +41,13 @@ class Board:
         self.gpus = [GpuStatus(kind, sms, streams) for kind, sms in kinds]
         self.table, self.placing = table, placing
         self.link_until = [0.0] * len(self.gpus)  # when the link to each is free, as planned
+        self.loaded = [0.0] * len(self.gpus)  # when it last brought something
 
-    def info(self, status: FrameStatus, device: int) -> OpcodeInfo:
-        "SMs and times of a frame's groups on a device."
-        kind = self.gpus[device if self.placing.regard_kinds else 0].kind
-        return self.table.of(status.program, kind)
+    def enter(self, status: FrameStatus) -> None:
+        "Look up the SMs and times of a frame's groups, by device."
+        regard = self.placing.regard_kinds
+        status.infos = [self.table.of(status.program, self.gpus[d if regard else 0].kind)
+                        for d in range(len(self.gpus))]
 
     def alive(self) -> list[int]:
         "Devices that are there."
@@ -81,7 +83,7 @@ def place_frame(board: Board, status: FrameStatus, now: float) -> int:
     "The home of a new frame: the least loaded device, if it has SMs (lines 9 to 11 and 15)."
     home = board.least_loaded()
     if home < 0: return DELAYED
-    time = board.info(status, home).frame_s
+    time = status.infos[home].frame_s
     return home if board.free(home, now, now + time) > board.placing.alpha else DELAYED
 
 
@@ -89,7 +91,7 @@ def place_symbol(board: Board, status: FrameStatus, groups: Sequence[int], now: 
     "The device of a data symbol (algorithm 1)."
     home, alpha = status.home, board.placing.alpha
     start = max(ready_s(board, status, groups, now), board.link_until[home])
-    info = board.info(status, home)
+    info = status.infos[home]
     if start - now > 2 * info.frame_s: return DELAYED  # line 5
     end = start + info.symbol_s
     free = {d: board.free(d, start, end) for d in board.alive()}
@@ -107,7 +109,7 @@ def place_symbol(board: Board, status: FrameStatus, groups: Sequence[int], now: 
 # %% ../../nbs/55_baseband/17_structural.ipynb #462677b7
 def promise(board: Board, status: FrameStatus, groups: Iterable[int], device: int, now: float):
     "Enter groups into the tables: TS_issue, device, and SMs over the estimated time."
-    info, gpu = board.info(status, device), board.gpus[device]
+    info, gpu = status.infos[device], board.gpus[device]
     before, seconds, sms = status.program.before, info.seconds, info.sms
     for g in groups:
         start = max([now, *[status.commit[b] for b in before[g]]])
@@ -124,7 +126,7 @@ def promise(board: Board, status: FrameStatus, groups: Iterable[int], device: in
 def redeem(board: Board, status: FrameStatus, group: int, now: float) -> None:
     "Take back what was promised to a group that is done, or will not be."
     device = status.device[group]
-    info, gpu = board.info(status, device), board.gpus[device]
+    info, gpu = status.infos[device], board.gpus[device]
     if not info.sms[group]: return
     gpu.backlog = max(0.0, gpu.backlog - info.sms[group] * info.seconds[group])
     if status.commit[group] > now: gpu.plan(now, status.commit[group], -info.sms[group])
