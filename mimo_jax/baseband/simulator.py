@@ -110,6 +110,7 @@ class PoolCounts:
     copy_s: list[float] = field(default_factory=list)  # from launch to arrival
     zf_s: list[float] = field(default_factory=list)  # parts of zero forcing
     times: dict[Opcode, list[float]] = field(default_factory=dict)  # number, start, duration
+    normal: list[float] = field(default_factory=lambda: [0, 0.0])  # not of low priority: same
 
 # %% ../../nbs/55_baseband/21_simulator.ipynb #8e64af44
 def _count_end(counts: PoolCounts, item: "_Item", now: float) -> None:
@@ -125,6 +126,9 @@ def _count_end(counts: PoolCounts, item: "_Item", now: float) -> None:
     found[0] += 1
     found[1] += item.at - item.state.at
     found[2] += now - item.at
+    if not item.low:
+        counts.normal[0] += 1
+        counts.normal[1] += now - item.at
     if opcode == Opcode.ZERO_FORCING: counts.zf_s.append(now - item.at)
     if before := item.state.program.before[item.group]:
         elsewhere = sum((b, item.device) in item.state.copied for b in before)
