@@ -200,7 +200,7 @@ def _outside(self: SimExecutor, event: Event):
         groups = event.program.symbols.count(s)
         self.unit_until += 1e-6 * self.at.plan_us * groups
         first = event.symbols.start if s == event.symbols.start else s
-        if groups: self._at(self.unit_until, _deliver, event._replace(symbols=range(first, s + 1)))
+        self._at(self.unit_until, _deliver, event._replace(symbols=range(first, s + 1)))
 
 
 def _deliver(self: SimExecutor, event: Event):

@@ -124,6 +124,10 @@ def _arrived(self: Static, event: Arrived, now: float) -> list[Command]:
         status = self.frames[event.frame] = FrameStatus(event)
         self.numbers[event.frame] = next(self.order)
     if status.ended: return []
+    if not self.alive:
+        found = _done(self, status, False)
+        _forget(self, status)
+        return found
     found, program = [], status.program
     for group in status.arrive(event.symbols):
         device, stream = self.place(self, status, group)
