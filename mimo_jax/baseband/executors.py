@@ -34,9 +34,9 @@ from .downlink import with_known_symbols
 from .equalization import equalizer, first_llrs, llr_bytes
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat, frame_code
-from .instructions import Arrived, Command, Committed, Copy, Event, Failed
-from .instructions import Finish, FrameId, Instruction, Joined, Lost, Opcode
-from .instructions import Program, Submit, Wake, Woken
+from .instructions import Arrived, Command, Committed, Copied, Copy, Event
+from .instructions import Failed, Finish, FrameId, Instruction, Joined, Lost
+from .instructions import Opcode, Program, Submit, Wake, Woken
 from .occupancy import Calibration, Load
 from .pool import Traffic
 from .scoreboard import Profile
@@ -756,9 +756,9 @@ def _end(self: JaxExecutor, worker: _Worker, job: _Job, value: Any, pieces: dict
         state.pieces |= pieces
         ran = Ran(frame, state.program, group, job.device, job.command.stream, job.source,
                   job.queued, began, self.now(), self.now())
-        if job.copied: self.recording.ran.append(ran)
-        elif value is _FAILED: self.post(_failed(job))
-        else: self.post(Committed(frame, group, job.device), ran)
+        if value is not _FAILED:
+            self.post((Copied if job.copied else Committed)(frame, group, job.device), ran)
+        elif not job.copied: self.post(_failed(job))
         if pieces: _bury(self, frame, state, group)
     _free(self, frame, state)
     self.changed.notify_all()
