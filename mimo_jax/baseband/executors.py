@@ -327,18 +327,21 @@ class PoolKernels:
 
     def __init__(self, plan: PoolPlan = PoolPlan()):
         self.plan, self.report = plan, []  # of `CompiledGroup`
-        self._made: dict[tuple, GroupKernel] = {}
+        self._made: dict[tuple, GroupKernel] = {}  # by signature and device
+        self._known: dict[tuple, GroupKernel] = {}  # by program, group and device
         self._decoders: dict[tuple, Any] = {}
         self._values: dict[tuple, Any] = {}  # shapes of what groups keep, by signature
 
     def of(self, program: Program, group: int, device: Any) -> GroupKernel:
         "The kernel of a group on a device."
+        if (found := self._known.get((program, group, device))) is not None: return found
         key = (group_signature(program, group), device)
         if key not in self._made:
             start = time.perf_counter()
             made = self._made[key] = _compile_group(self, program, group, device)
             self.report.append(CompiledGroup(program.opcodes[group], device,
                                              time.perf_counter() - start, len(made.spent)))
+        self._known[program, group, device] = self._made[key]
         return self._made[key]
 
     def prepare(self, programs: Sequence[Program], devices: Sequence[Any]) -> None:
