@@ -638,7 +638,7 @@ def _arrive(self: JaxExecutor, event: Arrived, later: float) -> None:
                          "compiles all of them at the start")
     if event.symbols.start == 0:
         self.frames[event.frame] = _InFlight(event.program, self.source(event.frame))
-    self.post(event._replace(deadline=event.deadline + later))
+    self.post(event._replace(deadline=event.deadline + later, at=event.at + later))
 
 # %% ../../nbs/55_baseband/22_executors.ipynb #6eef6cf8
 def _told(self: JaxExecutor) -> Event:
