@@ -1,4 +1,4 @@
-"""Whatever comes, goes and is lost: every frame ends once, every group once, and nothing is left."""
+"""Whatever comes and goes: every frame ends once, every group once, and nothing is left."""
 from collections import Counter, defaultdict, deque
 
 import jax
