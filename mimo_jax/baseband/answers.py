@@ -165,7 +165,8 @@ def _fig9(results: _Results) -> _Answers:
             "fig9.zf.uplink.most": _margin(up, "zero forcing"),
             "fig9.zf.downlink": mean_interval(down["zero forcing"]),
             "fig9.zf.downlink.most": _margin(down, "zero forcing"),
-            "fig9.eqdemod": mean_interval(up["equalize"]), "fig9.precode": mean_interval(down["precode"]),
+            "fig9.eqdemod": mean_interval(up["equalize"]),
+            "fig9.precode": mean_interval(down["precode"]),
             "fig9.eqdemod.data": mean_interval(rest[0]["equalize"]),
             "fig9.precode.data": mean_interval(rest[1]["precode"]),
             "fig9.eqdemod.next": _margin(up, "equalize", "zero forcing"),
@@ -206,9 +207,11 @@ def _arrays(point: dict) -> _Answers:
     value = {mimo: {name: np.array(each) for name, each in found.items()}
              for mimo, found in point.items()}
     gain = 10 * np.log10(value["64x16"]["error"] / value["128x16"]["error"])
-    return {"intro.efficiency": mean_interval(value["64x16"]["efficiency"] - value["1x1"]["efficiency"]),
-            "intro.coverage": mean_interval(gain),
-            "intro.capacity": mean_interval(value["64x16"]["good_bits"] - value["16x4"]["good_bits"])}
+    def gained(field: str, array: str) -> Measured:
+        return mean_interval(value["64x16"][field] - value[array][field])
+
+    return {"intro.efficiency": gained("efficiency", "1x1"),
+            "intro.coverage": mean_interval(gain), "intro.capacity": gained("good_bits", "16x4")}
 
 # %% ../../nbs/55_baseband/29_answers.ipynb #9cab67f5
 def answers(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec as P
 
+# %% ../../nbs/55_baseband/28_experiment.ipynb #d1e67842
 from .answers import LARGE_SETTINGS, SMALL_SETTINGS, answers
 from .beamforming import GroupPrecoder, group_detector
 from .coding import decode_planes, encode_planes, modulate_planes
@@ -27,9 +28,9 @@ from .downlink import symbol_samples, user_receiver
 from .equalization import Equalizer, first_llrs, llr_bytes
 from .fourier import alternating, to_spectrum, used, whole_spectrum
 from .frame import FrameFormat, frame_code, frame_for
-from .occupancy import Calibration
+from .occupancy import NOMINAL, Calibration
 from .pool_answers import pool_values
-from .pool_figures import AVERAGED, NOMINAL, ROUGH, TINY, PoolSizes, Runs
+from .pool_figures import AVERAGED, ROUGH, TINY, PoolSizes, Runs
 from .pool_figures import all_runs, changed_calibrations, latency_runs
 from .pool_figures import link_runs, partial_runs, run_all, scheduling_us
 from .pool_figures import stage_ms, window_runs, windows
@@ -42,7 +43,7 @@ from .uplink import UplinkPlan, uplink
 from ..experiment import Experiment, Point
 from ..units import from_db
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #e098dc1d
+# %% ../../nbs/55_baseband/28_experiment.ipynb #7427ab5e
 @dataclass(frozen=True)
 class Sizes:
     "What a preset of the chapter runs. Raises `ValueError` for sizes that cannot be."
@@ -66,15 +67,14 @@ class Sizes:
     def __post_init__(self):
         if min(self.frames, self.repeats, len(self.settings)) < 1:
             raise ValueError(f"{self}: at least one frame, repetition and setting")
-        for mimo in self.settings:
-            self.frame(mimo)
+        for mimo in self.settings: self.frame(mimo)
 
     def frame(self, mimo: str, direction: str = "U") -> FrameFormat:
         "The frame of a setting."
         return frame_for(mimo, direction, subcarriers=self.subcarriers, fft_size=self.fft_size,
                          group=self.group, code_rate=self.code_rate)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #7427ab5e
+# %% ../../nbs/55_baseband/28_experiment.ipynb #13d6181a
 PRESETS = {
     "smoke": Sizes(("16x4",), ("zf",), (0.0, 25.0), 1, ("rayleigh", "cdl-c"), (100.0,), (), 2,
                    TINY, TINY, ("link_gb_s=22",), 192, 256, 16, 0.9),
@@ -83,7 +83,7 @@ PRESETS = {
                    pools=replace(PoolSizes(), latency=100_000, paced=1000), rough=PoolSizes()),
 }
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #33f3d773
+# %% ../../nbs/55_baseband/28_experiment.ipynb #047abafa
 class Counted(NamedTuple):
     "What is left of a frame when it is compared with the truth."
 
@@ -110,7 +110,7 @@ def received_errors(key, snr_db, radio: Radio, plan: UplinkPlan) -> Counted:
     mean = jnp.mean(found.iterations.astype(jnp.float32))
     return _counted(found.bits, made.bits, found.symbols, found.error, mean, plan.frame)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #047abafa
+# %% ../../nbs/55_baseband/28_experiment.ipynb #f1d7a90f
 @partial(jax.jit, static_argnames=("radio", "plan"))
 def _sent(key, snr_db, radio: Radio, plan: DownlinkPlan, pilots_db):
     "What users receive of a downlink frame, and the bits in it."
@@ -128,7 +128,7 @@ def sent_errors(key, snr_db, radio: Radio, plan: DownlinkPlan, pilots_db=15.0) -
     zero = jnp.zeros(())
     return _counted(found.bits, bits, found.symbols, found.error, zero, plan.frame)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #f1d7a90f
+# %% ../../nbs/55_baseband/28_experiment.ipynb #956e1af0
 def _curve(one, sizes: Sizes, frame: FrameFormat, key, snrs_db: Sequence[float], report) -> dict:
     "Errors over SNR."
     found = {"snr_db": list(snrs_db), "blocks": [], "bits": [], "evm": [], "predicted": [],
@@ -151,7 +151,7 @@ def _digits(numbers) -> list[float]:
     "Numbers with as many digits as count."
     return [float(f"{n:.4g}") for n in np.asarray(numbers).ravel().tolist()]
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #956e1af0
+# %% ../../nbs/55_baseband/28_experiment.ipynb #c6ac6280
 def _uplink(sizes: Sizes, mimo: str, detector: str, seed: int, report) -> dict:
     "Errors of the uplink of a setting over SNR."
     frame = sizes.frame(mimo)
@@ -173,7 +173,7 @@ def _channel(sizes: Sizes, profile: str, spread_ns: float, seed: int, report) ->
     one = partial(received_errors, radio=radio, plan=UplinkPlan(frame))
     return _curve(one, sizes, frame, jax.random.key(seed), sizes.snrs_db[-1:], report)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #1a901beb
+# %% ../../nbs/55_baseband/28_experiment.ipynb #3eff1ae4
 def _speed(sizes: Sizes, mimo: str, direction: str, seed: int, report) -> dict:
     "Milliseconds of every stage of a setting, and of whole frames."
     frame, key = sizes.frame(mimo, direction), jax.random.key(seed)
@@ -192,7 +192,7 @@ def _speed(sizes: Sizes, mimo: str, direction: str, seed: int, report) -> dict:
     seconds = stage_seconds(stages, sizes.repeats, clock)
     return {name: _digits(1e3 * np.array(each)) for name, each in seconds.items()}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #e076ec04
+# %% ../../nbs/55_baseband/28_experiment.ipynb #80ca2f46
 DEVICES = 8  # of the mesh for which programs are lowered
 _COLLECTIVE = re.compile(r'stablehlo\.(all_to_all|all_gather|all_reduce|reduce_scatter|'
                          r'collective_permute)"')
@@ -206,7 +206,7 @@ def _lowered(function, *inputs) -> str:
     "A program as it is before compilation."
     return jax.jit(function).trace(*inputs).lower(lowering_platforms=("cpu",)).as_text()
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #80ca2f46
+# %% ../../nbs/55_baseband/28_experiment.ipynb #15dac808
 def _stages(up: FrameFormat, down: FrameFormat) -> dict[str, tuple]:
     "Every stage as a function, its inputs' shapes, and the axis along which each is shared."
     M, K, sc, g = up.antennas, up.users, up.subcarriers, up.groups
@@ -228,7 +228,7 @@ def _stages(up: FrameFormat, down: FrameFormat) -> dict[str, tuple]:
                        (_array(bit, K, symbols, k), planes), (0, 0)),
             "decode": (decode, (_array(byte, K, symbols, Q, sc), planes), (0, 0))}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #15dac808
+# %% ../../nbs/55_baseband/28_experiment.ipynb #ea6adf36
 def _collectives(text: str) -> dict[str, int]:
     "Collectives of a lowered program, by kind."
     return dict(Counter(_COLLECTIVE.findall(text)))
@@ -246,7 +246,7 @@ def _on_mesh(function, specs):
     return jax.shard_map(function, mesh=AbstractMesh((DEVICES,), (AXIS,)), in_specs=specs,
                          out_specs=P(AXIS), check_vma=False)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #ea6adf36
+# %% ../../nbs/55_baseband/28_experiment.ipynb #ff9c994d
 def _programs(report) -> dict:
     "Collectives and matrix products of all stages, and of the whole uplink."
     up, down = (frame_for("64x16", d, subcarriers=1280) for d in "UD")
@@ -261,7 +261,7 @@ def _programs(report) -> dict:
                          for name, (f, inputs, _) in stages.items()},
             "uplink": _collectives(whole)}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #ff9c994d
+# %% ../../nbs/55_baseband/28_experiment.ipynb #8bdaf836
 def _identities(sizes: Sizes, mimo: str, seed: int, report) -> dict:
     "What must hold without noise: largest deviations, and bits in error."
     frame, key = sizes.frame(mimo), jax.random.key(seed)
@@ -284,7 +284,7 @@ def _identities(sizes: Sizes, mimo: str, seed: int, report) -> dict:
             "uplink_bits": int(up.bits), "downlink_bits": int(there.bits),
             "alone_bits": _alone(key, radio)}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #8bdaf836
+# %% ../../nbs/55_baseband/28_experiment.ipynb #c73be2ae
 def _alone(key, radio: Radio) -> int:
     "Bits of a frame's last symbol that change when those before it are other ones."
     made, other = (radio_frame(k, radio, 6.0) for k in jax.random.split(key))
@@ -293,7 +293,7 @@ def _alone(key, radio: Radio) -> int:
     first, second = (uplink(iq, plan).bits[:, -1] for iq in (made.iq, mixed))
     return int((first != second).sum())
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #c73be2ae
+# %% ../../nbs/55_baseband/28_experiment.ipynb #b10e64a0
 def _arrays(sizes: Sizes, seed: int, report) -> dict:
     "What is received of frames of several arrays at 6 dB: efficiency, error and good bits."
     found = {}
@@ -310,7 +310,7 @@ def _arrays(sizes: Sizes, seed: int, report) -> dict:
         report(len(found) / len(sizes.arrays))
     return found
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #c690ae66
+# %% ../../nbs/55_baseband/28_experiment.ipynb #cccc74ee
 def _runs(runs: Runs, seed: int, report) -> dict:
     "Simulated pools."
     return run_all(runs, NOMINAL, seed, report)
@@ -337,7 +337,7 @@ def _halved(sizes: PoolSizes, seed: int, report) -> dict:
     runs = partial_runs(sizes)
     return {str(n): stage_ms(runs[f"partial/{n}/U/frame"], NOMINAL, seed) for n in (108, 54)}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #cccc74ee
+# %% ../../nbs/55_baseband/28_experiment.ipynb #5006353a
 def _link(sizes: PoolSizes, seed: int, report) -> dict:
     "Pools whose devices share a link to the host."
     return run_all(link_runs(sizes), replace(NOMINAL, shared_link=True), seed, report)
@@ -366,7 +366,7 @@ def _pools(sizes: Sizes, seed: int) -> dict[str, Point]:
     return found | {f"pool/band/{name}": partial(_band, sizes.rough, changed[name], seed)
                     for name in sizes.changes}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #25a8c74a
+# %% ../../nbs/55_baseband/28_experiment.ipynb #c8dd67ff
 def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     "Every point of the chapter, in order."
     first, found = sizes.settings[0], {}

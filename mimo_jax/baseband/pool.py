@@ -7,7 +7,7 @@ __all__ = ['Timed', 'Scheduler', 'Executor', 'Ended', 'PoolLog', 'run_pool', 'Tr
            'with_events']
 
 # %% ../../nbs/55_baseband/20_pool.ipynb #8470af75
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 

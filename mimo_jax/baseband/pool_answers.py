@@ -20,7 +20,7 @@ from .frame import FRAME_S, frame_for
 from .instructions import Opcode, frame_program
 from .instructions import Lost
 from .lroc import LrocRules
-from .occupancy import GPUS, TABLE_1, BlockNeeds, Calibration, blocks_on_sm
+from .occupancy import GPUS, NOMINAL, TABLE_1, BlockNeeds, blocks_on_sm
 from .occupancy import wanted_sms
 from .pool_figures import INTERLEAVED, LEVELS, SYSTEMS_COMPARED, TINY, TWO
 from .pool_figures import WINDOW_S
@@ -48,16 +48,16 @@ class Found:
 
     def __call__(self, name: str) -> PoolResult:
         "The result of a run; NaN where nothing was measured."
-        values = [np.nan if value is None else value for value in self.numbers[name]]
+        values: list[Any] = [np.nan if value is None else value for value in self.numbers[name]]
         return PoolResult(*values)
 
 
-def less(new: float, old: float) -> float:
+def less(new: Any, old: Any) -> Any:
     "Reduction in percent."
     return 100 * (1 - new / old)
 
 
-def more(new: float, old: float) -> float:
+def more(new: Any, old: Any) -> Any:
     "Increase in percent."
     return 100 * (new / old - 1)
 
@@ -206,7 +206,7 @@ def _fig6(r: Found) -> Values:
                     "fig6.launches": groups - 1, "parallelism.delayed": wait}
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #c25842f6
-def _reductions(r: Found, d: str, field: str) -> dict[str, np.ndarray]:
+def _reductions(r: Found, d: str, field: str) -> dict[str, Any]:
     "Reductions against each system by setting, percent."
     def of(p: str) -> np.ndarray:
         return np.array([getattr(r(f"closed/{m}/{d}/{p}"), field) for m in r.sizes.large])
@@ -214,7 +214,7 @@ def _reductions(r: Found, d: str, field: str) -> dict[str, np.ndarray]:
     return {name: less(of("lroc"), of(p)) for p, name in OTHERS.items()}
 
 
-def _gains(r: Found, d: str) -> dict[str, np.ndarray]:
+def _gains(r: Found, d: str) -> dict[str, Any]:
     "Gains of throughput over each system by setting, percent."
     def of(p: str) -> np.ndarray:
         return np.array([r(f"paced/{m}/{d}/{p}").kfps for m in r.sizes.large])
@@ -267,7 +267,7 @@ def _fig8(r: Found) -> Values:
         "design.deadline": min(found["fig8.uplink.deadline"], found["fig8.downlink.deadline"]),
         "abstract.requirements": min(found["fig8.uplink.deadline"],
                                      found["fig8.downlink.deadline"])}
-    return found
+    return {name: float(value) for name, value in found.items()}
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #f5d56337
 def _fig16(r: Found) -> Values:
@@ -278,7 +278,7 @@ def _fig16(r: Found) -> Values:
 
     average = {p: of(p, "average_ms") for p in SYSTEMS_COMPARED}
     best = average["symbol"]
-    at, groups = Calibration(), len(frame_program(frame_for(small[-1])).groups)
+    at, groups = NOMINAL, len(frame_program(frame_for(small[-1])).groups)
     found = {"fig16.average": np.mean(less(best, average["lroc"])),
              "fig16.tail": np.mean(less(of("symbol", "tail_ms"), of("lroc", "tail_ms"))),
              "fig16.best": np.mean(np.min([average[p] for p in ("lroc", "frame", "task")], 0)
@@ -466,17 +466,28 @@ def _hazards() -> Values:
     return {"design.war": found}
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #c2977cb6
+def _pool_sizes(sizes: PoolSizes) -> Values:
+    "Radio units and GPUs of the figures."
+    three = next(iter(pool_size_runs(sizes).values()))
+    leave = next(iter(window_runs(sizes).values()))
+    gone = [event for _, event in leave.events if isinstance(event, Lost)]
+    schedule = scenario_program(Scenario("128x64", "UD"), 1).schedule
+    return {"fig10.rus.least": sizes.units[0], "fig10.rus.most": sizes.units[-1],
+            "fig14.gpus.least": sizes.gpus[0], "fig14.gpus.most": sizes.gpus[-1],
+            "fig14.rus": three.units, "fig11.rus": leave.units,
+            "fig11.gpus.most": len(leave.devices), "fig11.window": 1e3 * WINDOW_S,
+            "fig11.gpus.least": len(leave.devices) - len(gone),
+            "fig11.every": 1e3 * leave.events[0][0], "fig17.gpus": len(TWO),
+            "fig18.gpus": len(TWO), "fig19.uplink": schedule.count("U") / schedule.count("D")}
+
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #ace69313
 def setting_values(sizes: PoolSizes) -> Values:
     "Sizes of the measurements, as they are run here."
     grain = [len(frame_program(frame_for("128x32"), granularity=g).groups) for g in LEVELS]
     half, pools = Scenario("128x64", "UD"), unit_runs(sizes)
-    schedule = scenario_program(half, 1).schedule
-    three = next(iter(pool_size_runs(sizes).values()))
-    leave = next(iter(window_runs(sizes).values()))
     partial = frame_for(next(iter(partial_runs(sizes).values())).mimo)
-    gone = [event for _, event in leave.events if isinstance(event, Lost)]
     rules = {"least_slack", "reorder", "overcommit", "coalesce"}
-    return {"intro.systems": len(OTHERS), "setup.baselines": len(OTHERS),
+    return _pool_sizes(sizes) | {"intro.systems": len(OTHERS), "setup.baselines": len(OTHERS),
             "fig16.methods": len(SYSTEMS_COMPARED), "parallelism.levels": len(LEVELS),
             "parallelism.finer": min(grain[1] / grain[0], grain[2] / grain[1]) - 1,
             "parallelism.kinds": len({"full", "partial", "delayed", "fragmented"}
@@ -488,18 +499,11 @@ def setting_values(sizes: PoolSizes) -> Values:
             "fig5.gpus": len(fragments(50)), "fig6.gemm.m": GEMM[0], "fig6.gemm.n": GEMM[1],
             "fig6.gemm.k": GEMM_INNER["frame"], "fig6.kernels": max(INTERLEAVED),
             "fig8.rus": next(iter(throughput_runs(sizes).values())).units,
-            "fig10.rus.least": sizes.units[0], "fig10.rus.most": sizes.units[-1],
-            "fig14.gpus.least": sizes.gpus[0], "fig14.gpus.most": sizes.gpus[-1],
-            "fig14.rus": three.units, "fig11.rus": leave.units,
-            "fig11.gpus.most": len(leave.devices), "fig11.window": 1e3 * WINDOW_S,
-            "fig11.gpus.least": len(leave.devices) - len(gone),
-            "fig11.every": 1e3 * leave.events[0][0], "fig17.gpus": len(TWO),
-            "fig18.gpus": len(TWO), "fig19.uplink": schedule.count("U") / schedule.count("D"),
             "fig19.antennas": frame_for(half.mimo).antennas,
             "fig19.users": frame_for(half.mimo).users,
             "fig15.antennas": partial.antennas, "fig15.users": partial.users}
 
-# %% ../../nbs/55_baseband/27_pool_answers.ipynb #c7e0dc9d
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #5b5c9db4
 def window_values(found: Mapping[str, Any]) -> Values:
     "Figure 11: before, while, and after GPUs are away, the first window of each left out."
     values = {}
@@ -525,7 +529,7 @@ def stage_values(point: Mapping[str, Mapping[str, float]]) -> Values:
             "fig4.small_part": 50 - 100 * work["ZERO_FORCING"] / sum(work.values()),
             "parallelism.full": half["EQUALIZE"] / all_sms["EQUALIZE"]}
 
-# %% ../../nbs/55_baseband/27_pool_answers.ipynb #5b5c9db4
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #17b574f4
 def cost_values(point: Mapping[str, Sequence[float]]) -> dict[str, Measured]:
     "Figure 15: the scheduler's own time."
     unit, p90, rest = (np.array(point[name]) for name in ("unit", "unit_p90", "scheduler"))
@@ -533,7 +537,7 @@ def cost_values(point: Mapping[str, Sequence[float]]) -> dict[str, Measured]:
     return {"fig15.unit": mean_interval(p90), "fig15.scheduler": mean_interval(rest / unit),
             "fig15.bottleneck": mean_interval(1e3 * FRAME_S - 1e-3 * groups * unit)}
 
-# %% ../../nbs/55_baseband/27_pool_answers.ipynb #416f1ed9
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #dd87be0e
 PARTS: tuple[Callable[[Found], Values], ...] = (
     _fig4, _fig5, _fig6, _fig8, _fig16, _fig10, _fig14, _kinds, _fig19, _rules, _considerations,
     _no_best)
@@ -544,7 +548,7 @@ def pool_values(numbers: Numbers, sizes: PoolSizes) -> Values:
     r = Found(numbers, sizes)
     return {name: float(value) for part in PARTS for name, value in part(r).items()}
 
-# %% ../../nbs/55_baseband/27_pool_answers.ipynb #15ba2378
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #70b3f7b7
 def with_band(
     values: Values,
     ranges: Mapping[str, tuple[float, float]],  # by chance alone
@@ -563,7 +567,7 @@ def with_band(
                                max(high, value) + max(moves, default=0.0))
     return found
 
-# %% ../../nbs/55_baseband/27_pool_answers.ipynb #70b3f7b7
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #80bc414e
 def tail_ranges(numbers: Numbers, sizes: PoolSizes) -> dict[str, tuple[float, float]]:
     "Reductions of tails at both ends of the percentiles' intervals."
     r, found = Found(numbers, sizes), {}
@@ -579,7 +583,7 @@ def tail_ranges(numbers: Numbers, sizes: PoolSizes) -> dict[str, tuple[float, fl
             found[f"fig8.{name}.tail.{which}"] = one.tail_low_ms, one.tail_high_ms
     return found
 
-# %% ../../nbs/55_baseband/27_pool_answers.ipynb #80bc414e
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #259505f3
 def mean_interval(values: Sequence[float] | np.ndarray) -> Measured:
     "The mean of repetitions with its interval; of one without."
     found = np.asarray(values, float)
@@ -589,7 +593,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Measured:
                   / np.sqrt(len(found)))
     return Measured(mean, mean - reach, mean + reach)
 
-# %% ../../nbs/55_baseband/27_pool_answers.ipynb #259505f3
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #c9d13a7e
 def scheduler_answers(
     points: Mapping[str, Any],  # values of a run's points, by name
 ) -> dict[str, Measured]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'Profile', 'WAITING', 'PLACED', 'SUBMITTED', 'COMMITTED', 'InstStatusTable', 'SLOT_S', 'SLOTS_KEPT',
-           'gpu_profile', 'OpcodeInfo', 'OpcodeInfoTable', 'FrameStatus', 'lost_groups', 'with_inputs', 'GpuStatus',
-           'wait_s', 'enter_stream', 'leave_stream', 'idle_stream']
+           'gpu_profile', 'OpcodeInfo', 'OpcodeInfoTable', 'FrameStatus', 'note_commit', 'lost_groups', 'with_inputs',
+           'GpuStatus', 'free_sms', 'mean_free', 'wait_s', 'enter_stream', 'leave_stream', 'idle_stream']
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #6afc63a3
 from bisect import bisect_left
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .instructions import Arrived, FrameId, Program
-from .occupancy import GPUS, Calibration, Load, group_load
+from .occupancy import GPUS, NOMINAL, Calibration, Load, group_load
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #07fc8f99
 WINDOW = 32  # measurements that an average remembers
@@ -21,7 +21,7 @@ Profile = Callable[[Program, int, str], Load]  # of a program's group on a kind 
 
 
 def gpu_profile(
-    at: Calibration = Calibration(),
+    at: Calibration = NOMINAL,
 ) -> Profile:
     "What groups ask of GPUs by the table of occupancy."
     known = {}
@@ -113,15 +113,21 @@ class FrameStatus:
         self.arrived = max(self.arrived, symbols.stop)
         return range(first, bisect_left(ready, self.arrived, first))
 
-    def committed(self, group: int, now: float, preceding: float = 0.0) -> float:
-        "Note that a group is done; its time (@eq-instruction-time)."
-        since = max(self.exec[group], preceding)
-        for b in self.program.before[group]:
-            since = max(since, self.commit[b])
-        self.state[group], self.commit[group] = COMMITTED, now
-        return now - since
-
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #7206e1a2
+def note_commit(
+    status: FrameStatus,
+    group: int,
+    now: float,
+    preceding: float = 0.0,  # what was before it in a queue
+) -> float:
+    "Note that a group is done; its time (@eq-instruction-time)."
+    since = max(status.exec[group], preceding)
+    for b in status.program.before[group]:
+        since = max(since, status.commit[b])
+    status.state[group], status.commit[group] = COMMITTED, now
+    return now - since
+
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #63498fd9
 InstStatusTable = dict[FrameId, FrameStatus]
 
 
@@ -139,7 +145,7 @@ def lost_groups(
         if status.state[g] != COMMITTED or (needed and g not in held): again.add(g)
     return sorted(again)
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #63498fd9
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #383b5bc8
 def with_inputs(
     status: FrameStatus,
     groups: list[int],  # to run again
@@ -154,10 +160,10 @@ def with_inputs(
             if status.state[b] == COMMITTED and not held: again.add(b)
     return sorted(again)
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #ab85c147
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #5395fd5f
 SLOT_S, SLOTS_KEPT = 25e-6, 256
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #5395fd5f
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #ee428b50
 class GpuStatus:
     "What a device does, and is planned to do."
 
@@ -185,18 +191,20 @@ class GpuStatus:
         for slot in self._slots(start, end):
             self.planned[slot % SLOTS_KEPT] += sms
 
-    def free(self, start: float, end: float) -> int:
-        "SMs free over a whole time range."
-        slots = self._slots(start, end)
-        return self.sms - max([self.planned[slot % SLOTS_KEPT] for slot in slots], default=0)
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #aa23fe08
+def free_sms(gpu: GpuStatus, start: float, end: float) -> int:
+    "SMs free over a whole time range."
+    slots = gpu._slots(start, end)
+    return gpu.sms - max([gpu.planned[slot % SLOTS_KEPT] for slot in slots], default=0)
 
-    def mean_free(self, start: float, end: float) -> float:
-        "SMs free over a time range on average; a slot counts as full at most."
-        slots = self._slots(start, end)
-        used = sum(min(self.sms, self.planned[slot % SLOTS_KEPT]) for slot in slots)
-        return self.sms - used / max(1, len(slots))
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #ee428b50
+def mean_free(gpu: GpuStatus, start: float, end: float) -> float:
+    "Share of SMs free over a time range on average; a slot counts as full at most."
+    slots = gpu._slots(start, end)
+    used = sum(min(gpu.sms, gpu.planned[slot % SLOTS_KEPT]) for slot in slots)
+    return 1 - used / max(1, len(slots)) / gpu.sms
+
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #43101f24
 def wait_s(
     gpu: GpuStatus,
     start: float,  # seconds
@@ -210,7 +218,7 @@ def wait_s(
     whole = sum(planned[a:b]) if a < b else sum(planned[a:]) + sum(planned[:b])
     return max(0, whole) * SLOT_S / gpu.sms
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #ebca86ac
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #879ce431
 def enter_stream(
     gpu: GpuStatus,
     stream: int,
@@ -240,7 +248,7 @@ def leave_stream(
             del found[place]
             return
 
-# %% ../../nbs/55_baseband/16_scoreboard.ipynb #30c1676d
+# %% ../../nbs/55_baseband/16_scoreboard.ipynb #02e020e4
 def idle_stream(
     gpu: GpuStatus,
 ) -> int:

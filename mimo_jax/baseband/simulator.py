@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .instructions import Arrived, Command, Committed, Copied, Copy, Event, Failed
+from .instructions import Arrived, Committed, Copied, Copy, Event, Failed
 from .instructions import Finish, FrameId, Joined, Lost, Opcode, Program, Submit
 from .instructions import Wake, Woken
-from .occupancy import GPUS, Calibration, Load
+from .occupancy import GPUS, NOMINAL, Calibration, Load
 from .pool import Traffic
 from .scoreboard import Profile, gpu_profile
 
@@ -44,9 +44,9 @@ class _Item:
     def __init__(self, command: Submit | Copy, state: "_Frame", number: int):
         copy = type(command) is Copy
         self.frame, self.state, self.group = command.frame, state, command.group
-        self.device = command.target if copy else command.device
-        self.stream, self.source = command.stream, command.source if copy else -1
-        self.low = False if copy else command.low
+        self.device: int = command.target if copy else command.device  # type: ignore
+        self.stream, self.source = command.stream, command.source if copy else -1  # type: ignore
+        self.low: bool = False if copy else command.low  # type: ignore
         self.load: Any = None
         self.phase, self.blocks, self.running, self.factor = -1, 0, 0, 1.0
         self.dead, self.began, self.number, self.at = False, False, number, 0.0
@@ -139,35 +139,13 @@ def _count_end(counts: PoolCounts, item: "_Item", now: float) -> None:
         counts.beside += elsewhere < len(before)
 
 # %% ../../nbs/55_baseband/21_simulator.ipynb #b9d8361c
-class SimExecutor:
-    "Runs commands on simulated GPUs."
+class _Agenda:
+    "What will happen, by time."
 
-    def __init__(self, devices: Sequence[SimDevice], traffic: Traffic,
-                 at: Calibration = Calibration(), seed: int = 0, dynamic: bool = True,
-                 streams: int = 8, profile: Profile | None = None,
-                 foreign: Foreign | None = None):
-        self.at, self.seed, self.traffic, self.streams = at, seed, traffic, streams
-        self.foreign, self.counts = foreign, PoolCounts()
-        self.dynamic = dynamic  # whether scheduling costs time
-        self.profile = profile or gpu_profile(at)
-        self.gpus = [_Gpu(one, streams) for one in devices]
-        self.frames: dict[FrameId, _Frame] = {}
-        self.now, self.count = 0.0, 0
-        self.unit_until, self.links = 0.0, [0.0, 0.0]  # instruction unit; shared links
-        self.number = count()
-        self.heap: list[tuple] = [(t, next(self.number), _outside, e) for t, e in traffic.first]
+    def __init__(self, first: list[tuple]):
+        self.now, self.count, self.number = 0.0, 0, count()
+        self.heap: list[Any] = [(t, next(self.number), _outside, e) for t, e in first]
         heapify(self.heap)
-
-    def execute(self, command: Command) -> None:
-        "Begin to do something."
-        kind = type(command)
-        if kind is Submit or kind is Copy: _hand_over(self, command)
-        elif kind is Wake: self._at(command.at, _wake, None)
-        elif kind is Finish:
-            state = self.frames.pop(command.frame, None)  # what still runs of it keeps a reference
-            if state and state.begun: self.counts.active_s += self.now - state.begun
-            for t, event in self.traffic.following(command.frame, self.now):
-                self._at(t, _outside, event)
 
     def wait(self) -> tuple[float, Event] | None:
         "The next event that a scheduler is told, and its time."
@@ -181,7 +159,35 @@ class SimExecutor:
     def _at(self, time: float, handler, what) -> None:
         heappush(self.heap, (max(time, self.now), next(self.number), handler, what))
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #8b840af1
+# %% ../../nbs/55_baseband/21_simulator.ipynb #bfa4fb9f
+class SimExecutor(_Agenda):
+    "Runs commands on simulated GPUs."
+
+    def __init__(self, devices: Sequence[SimDevice], traffic: Traffic,
+                 at: Calibration = NOMINAL, seed: int = 0, dynamic: bool = True,
+                 streams: int = 8, profile: Profile | None = None,
+                 foreign: Foreign | None = None):
+        self.at, self.seed, self.traffic, self.streams = at, seed, traffic, streams
+        self.foreign, self.counts = foreign, PoolCounts()
+        self.dynamic = dynamic  # whether scheduling costs time
+        self.profile = profile or gpu_profile(at)
+        self.gpus = [_Gpu(one, streams) for one in devices]
+        self.frames: dict[FrameId, _Frame] = {}
+        self.unit_until, self.links = 0.0, [0.0, 0.0]  # instruction unit; shared links
+        super().__init__(traffic.first)
+
+    def execute(self, command: Any) -> None:
+        "Begin to do something."
+        kind = type(command)
+        if kind is Submit or kind is Copy: _hand_over(self, command)
+        elif kind is Wake: self._at(command.at, _wake, None)
+        elif kind is Finish:
+            state = self.frames.pop(command.frame, None)  # what still runs of it keeps a reference
+            if state and state.begun: self.counts.active_s += self.now - state.begun
+            for t, event in self.traffic.following(command.frame, self.now):
+                self._at(t, _outside, event)
+
+# %% ../../nbs/55_baseband/21_simulator.ipynb #4858bda4
 def _outside(self: SimExecutor, event: Event):
     "An event of the traffic."
     if type(event) is Lost: return _lose(self, event.device)
@@ -195,12 +201,9 @@ def _outside(self: SimExecutor, event: Event):
                                           self.now)
     if not self.dynamic: return event
     self.unit_until = max(self.now, self.unit_until)
-    whole = event.symbols.stop == len(event.program.schedule)
-    for s in event.symbols if whole else (event.symbols.stop - 1,):
-        groups = event.program.symbols.count(s)
-        self.unit_until += 1e-6 * self.at.plan_us * groups
-        first = event.symbols.start if s == event.symbols.start else s
-        self._at(self.unit_until, _deliver, event._replace(symbols=range(first, s + 1)))
+    for s in event.symbols:
+        self.unit_until += 1e-6 * self.at.plan_us * event.program.symbols.count(s)
+        self._at(self.unit_until, _deliver, event._replace(symbols=range(s, s + 1)))
 
 
 def _deliver(self: SimExecutor, event: Event):
@@ -210,7 +213,7 @@ def _deliver(self: SimExecutor, event: Event):
 def _wake(self: SimExecutor, _):
     return Woken()
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #2d9df0d7
+# %% ../../nbs/55_baseband/21_simulator.ipynb #9e224e8b
 def _hand_over(self: SimExecutor, command: Submit | Copy) -> None:
     "Give a command to the thread of its device."
     state = self.frames[command.frame]
@@ -240,7 +243,7 @@ def _launch_next(self: SimExecutor, gpu: _Gpu) -> None:
         return
     gpu.launching = None
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #9e224e8b
+# %% ../../nbs/55_baseband/21_simulator.ipynb #0631e1c8
 def _launch(self: SimExecutor, item: _Item) -> None:
     "Calls of the driver."
     at = self.at
@@ -252,7 +255,7 @@ def _launch(self: SimExecutor, item: _Item) -> None:
         if item.state.stalls: cost += item.state.stalls[item.group]
     self._at(self.now + cost, _launched, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #0631e1c8
+# %% ../../nbs/55_baseband/21_simulator.ipynb #9ee2de8a
 def _launched(self: SimExecutor, item: _Item):
     "An item enters its stream."
     if item.dead: return
@@ -277,7 +280,7 @@ def _begin(self: SimExecutor, item: _Item) -> None:
     state.begun = state.begun or self.now
     _next_phase(self, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #9ee2de8a
+# %% ../../nbs/55_baseband/21_simulator.ipynb #1052456b
 def _copy_between(self: SimExecutor, item: _Item) -> None:
     "Bytes from one device to another."
     size = item.state.program.result_bytes[item.group]
@@ -286,7 +289,7 @@ def _copy_between(self: SimExecutor, item: _Item) -> None:
     source.egress = target.ingress = end
     self._at(end + 1e-6 * self.at.copy_us, _complete, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #c3249b2d
+# %% ../../nbs/55_baseband/21_simulator.ipynb #1cf34ac0
 def _interleave(self: SimExecutor, item: _Item) -> int:
     "Launch a foreign kernel before a group; calls of the driver for it."
     load = self.foreign(item.state.program, item.group) if self.foreign else None
@@ -298,7 +301,7 @@ def _interleave(self: SimExecutor, item: _Item) -> int:
     _dispatch(self, gpu)
     return load.calls
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #9399b400
+# %% ../../nbs/55_baseband/21_simulator.ipynb #2bba7f30
 def _next_phase(self: SimExecutor, item: _Item) -> None:
     "What comes next in a group."
     load, kernels = item.load, len(item.load.kernels)
@@ -328,11 +331,11 @@ def _over_link(self: SimExecutor, item: _Item, way: int, size: int) -> None:
     else: gpu.up = end
     self._at(end + 1e-6 * self.at.copy_us, _phase_done, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #2bba7f30
+# %% ../../nbs/55_baseband/21_simulator.ipynb #e5c8e8c3
 def _phase_done(self: SimExecutor, item: _Item):
     if not item.dead: _next_phase(self, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #1f5d12b3
+# %% ../../nbs/55_baseband/21_simulator.ipynb #0f1cc413
 def _dispatch(self: SimExecutor, gpu: _Gpu) -> None:
     "Free SMs to kernels in the order of their arrival."
     for queue in (gpu.kernels, gpu.low):
@@ -355,7 +358,7 @@ def _occupy(self: SimExecutor, gpu: _Gpu, sms: int) -> None:
     gpu.since = self.now
     gpu.free -= sms
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #0f1cc413
+# %% ../../nbs/55_baseband/21_simulator.ipynb #5f9c6a4f
 def _waves_done(self: SimExecutor, what: tuple[_Item, int]):
     "Some waves of a kernel have ended."
     item, sms = what
@@ -366,7 +369,7 @@ def _waves_done(self: SimExecutor, what: tuple[_Item, int]):
     if not (item.blocks or item.running or item.group < 0): _next_phase(self, item)
     _dispatch(self, gpu)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #5f9c6a4f
+# %% ../../nbs/55_baseband/21_simulator.ipynb #3c5968e2
 def _complete(self: SimExecutor, item: _Item):
     "A group or copy is done: its stream goes on, and so does who waited for it."
     if item.dead: return
@@ -393,14 +396,14 @@ def _go_on(self: SimExecutor, state: _Frame, group: int) -> None:
             _launch(self, item)
         else: state.waiting.append(item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #3c5968e2
+# %% ../../nbs/55_baseband/21_simulator.ipynb #72e5be8d
 def _seen(self: SimExecutor, item: _Item):
     "The host learns that a group is done."
     if item.dead or item.number < self.gpus[item.device].lost: return None
     kind = Committed if item.source < 0 else Copied
     return kind(item.frame, item.group, item.device)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #12cdf917
+# %% ../../nbs/55_baseband/21_simulator.ipynb #1e361a47
 def _lose(self: SimExecutor, device: int):
     "A device is gone; groups elsewhere that cannot run any more have failed."
     gpu = self.gpus[device]
@@ -424,7 +427,7 @@ def _items(gpu: _Gpu) -> list[_Item]:
     head = [gpu.launching] if gpu.launching else []
     return [item for item in [*inside, *head, *gpu.launches] if not item.dead]
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #1e361a47
+# %% ../../nbs/55_baseband/21_simulator.ipynb #17c3930c
 def _inputs_come(item: _Item) -> bool:
     "Whether all inputs of an item are on its device, or on their way."
     state, device = item.state, item.device
@@ -434,7 +437,7 @@ def _inputs_come(item: _Item) -> bool:
     return all(state.there[b] >> device & 1 or (b, device) in state.pending
                for b in state.program.before[item.group])
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #17c3930c
+# %% ../../nbs/55_baseband/21_simulator.ipynb #e2d5ed81
 def _kill(item: _Item) -> None:
     "An item will not be done."
     item.dead = True
@@ -464,11 +467,11 @@ def _failed(self: SimExecutor, event: Failed):
     "A failure is told unless its device is lost, too."
     return event if self.gpus[event.device].alive else None
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #e2d5ed81
+# %% ../../nbs/55_baseband/21_simulator.ipynb #fba0e0c3
 def _begin_again(self: SimExecutor, item: _Item):
     if not (item.dead or item.began) and self.gpus[item.device].streams[item.stream][0] is item:
         _begin(self, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #fba0e0c3
+# %% ../../nbs/55_baseband/21_simulator.ipynb #8cb224dc
 def _launch_again(self: SimExecutor, gpu: _Gpu):
     if gpu.launching is not None and gpu.launching.dead: _launch_next(self, gpu)

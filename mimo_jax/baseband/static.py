@@ -12,11 +12,11 @@ from itertools import count
 
 from .instructions import Arrived, Command, Committed, Copied, Copy, Event, Failed
 from .instructions import Finish, FrameId, Joined, Lost, Opcode, Submit, Woken
-from .lroc import Lroc, LrocRules
+from .lroc import ALL_RULES, Lroc, LrocRules
 from .pool import Scheduler
 from .scoreboard import COMMITTED, SUBMITTED, WAITING, FrameStatus
 from .scoreboard import OpcodeInfoTable
-from .structural import Placing
+from .structural import PLACING, Placing
 
 # %% ../../nbs/55_baseband/19_static.ipynb #fb072318
 def device_turns(
@@ -224,8 +224,8 @@ def make_scheduler(
     policy: str,
     kinds: Sequence[tuple[str, int]],  # of devices, and their SMs
     table: OpcodeInfoTable,
-    rules: LrocRules = LrocRules(),
-    placing: Placing = Placing(),
+    rules: LrocRules = ALL_RULES,
+    placing: Placing = PLACING,
     shares: bool = False,  # static ones: symbols in proportion to SMs, else to each the same
 ) -> Scheduler:
     "A scheduler by name. Raises `ValueError` for an unknown one, and for no devices."
