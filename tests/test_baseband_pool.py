@@ -122,7 +122,7 @@ def traffic_of(kinds, program, losses, **paced):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SCENARIOS, st.integers(0, 99))
 def test_every_frame_and_every_group_ends_once_whatever_is_lost(policy, scenario, seed):
     kinds, traffic = scenario["kinds"], traffic_of(**scenario)

@@ -73,7 +73,7 @@ def _relief(self: LoadBalancer, now: float) -> list[Attach | Redirect]:
     self.others[pool] += 1
     return [Redirect(max(recent, key=lambda unit: recent[unit]), pool)]
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #eff182a2
+# %% ../../nbs/55_baseband/23_failures.ipynb #95d9d0b9
 class FrameWorker:
     "A process that holds a device and computes whole frames."
 
@@ -90,7 +90,7 @@ class FrameWorker:
         "Its number in the operating system."
         return os.getpid()
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #f223ed86
+# %% ../../nbs/55_baseband/23_failures.ipynb #ac1c9e1b
 def _pool_ray(address: str | None) -> Any:
     "Ray, started. Raises `ImportError` that says how to get it."
     try: ray = _ray(address)
@@ -115,7 +115,7 @@ class _Actor:
         "Whether the scheduler's view of it is right."
         return self.alive and self.told == self.epoch
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #95d9d0b9
+# %% ../../nbs/55_baseband/23_failures.ipynb #ab19698d
 class _RayState:
     "Workers of Ray, what they are doing, and what is due."
 
@@ -143,7 +143,7 @@ class _RayState:
         "Seconds since the first event was waited for."
         return 0.0 if self.start is None else time.perf_counter() - self.start
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #ac1c9e1b
+# %% ../../nbs/55_baseband/23_failures.ipynb #4fd4a1bd
 class RayExecutor(_RayState):
     """Runs frames on workers of Ray. Raises `ImportError` without Ray, `ValueError` for no worker
     and for programs of another granularity than frames."""
@@ -173,7 +173,7 @@ class RayExecutor(_RayState):
         "End all workers; a run that ends by itself does so."
         for actor in self.actors: self.ray.kill(actor.handle)
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #ab19698d
+# %% ../../nbs/55_baseband/23_failures.ipynb #643f4f59
 def _begin_worker(self: _RayState, actor: _Actor) -> None:
     "Start a worker; its first answer is its number."
     ray = self.ray
@@ -200,7 +200,7 @@ def _take_due(self: _RayState) -> None:
             place = self.programs.index(event.program)
             self.frames[event.frame] = place, self.ray.put(self.source(event.frame))
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #4fd4a1bd
+# %% ../../nbs/55_baseband/23_failures.ipynb #c634baa9
 def _told(self: _RayState) -> Event:
     "The next posted event, which the scheduler knows of from now on."
     event = self.posted.popleft()
@@ -222,7 +222,7 @@ def _look(self: _RayState) -> None:
     if not refs: return time.sleep(pause or 0.0)
     for ref in self.ray.wait(list(refs), timeout=pause)[0]: _collect(self, refs[ref], ref)
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #643f4f59
+# %% ../../nbs/55_baseband/23_failures.ipynb #e2bd4e3c
 def _collect(self: _RayState, device: int, ref: Any) -> None:
     "An answer of a worker; the lack of one is its loss."
     actor = self.actors[device]
@@ -235,7 +235,7 @@ def _collect(self: _RayState, device: int, ref: Any) -> None:
     if command.frame in self.frames: self.results[command.frame] = found
     self.posted.append(Committed(command.frame, command.group, device))
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #c634baa9
+# %% ../../nbs/55_baseband/23_failures.ipynb #50a6c55f
 def _lose(self: _RayState, device: int) -> None:
     "A worker is gone with what it was doing."
     actor = self.actors[device]
@@ -261,7 +261,7 @@ def _finish(self: _RayState, command: Finish) -> None:
     for when, event in self.traffic.following(command.frame, self.now()):
         heappush(self.timed, (when, next(self.number), event))
 
-# %% ../../nbs/55_baseband/23_failures.ipynb #e2bd4e3c
+# %% ../../nbs/55_baseband/23_failures.ipynb #c5d63884
 def _wake(self: _RayState, command: Wake) -> None:
     heappush(self.timed, (command.at, next(self.number), Woken()))
 
