@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MODULATIONS', 'ChannelOfFrames', 'FIXED_DEVICES', 'TIMED_ROUNDS', 'app', 'Made', 'need_devices', 'Outcome', 'outcome',
-           'Seen', 'evm_of', 'summary', 'even_if_stopped', 'Processing', 'Ordered', 'stage_times', 'picture_file',
-           'draw_users', 'Source', 'run_command', 'record_command']
+           'Seen', 'evm_of', 'summary', 'Processing', 'Ordered', 'stage_times', 'draw_users', 'Source', 'run_command',
+           'record_command']
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #45a194f0
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from .output import AsJson, Seed, a_number, new_file, show, table
+from . import pools
+from .output import AsJson, Seed, a_number, even_if_stopped, new_file, picture_file
+from .output import show, table
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #986e39e6
 MODULATIONS = {"qpsk": 2, "16qam": 4, "64qam": 6, "256qam": 8}  # bits of a symbol
@@ -247,20 +249,6 @@ def _live(seen: Seen, wanted: bool):
     return Live(get_renderable=partial(_panel, seen), console=console, transient=True,
                 refresh_per_second=4)
 
-
-@contextmanager
-def even_if_stopped(tell: Callable[[], None]):
-    "Tell what was found at the end, and where a signal stops the work, too."
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as stopped:
-        tell()
-        stopped.add_note("what was counted until then is shown")
-        raise
-    tell()
-
 # %% ../../nbs/90_cli/10_baseband.ipynb #3b443f14
 class Processing(NamedTuple):
     "What is done to frames, and how it is judged."
@@ -394,13 +382,6 @@ def _take_times(processing: Processing, made: Made, arrivals, frames: int, key, 
     seen.stages = stage_times(processing, made.units[0][0])
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #d718e25c
-def picture_file(path: Path | None) -> Path | None:
-    "A path for a picture. Raises `typer.BadParameter` for another suffix, or none to write to."
-    if path is not None and path.suffix not in (".svg", ".png", ".pdf"):
-        raise typer.BadParameter(f"{str(path)!r}: a picture ends in .svg, .png or .pdf")
-    return path and new_file(path)
-
-
 def draw_users(seen: Seen, kind: str) -> bytes:
     "The constellation of user 0 and the EVM of all users, as svg, png or pdf."
     import io
@@ -426,6 +407,7 @@ def draw_users(seen: Seen, kind: str) -> bytes:
 # %% ../../nbs/90_cli/10_baseband.ipynb #983119c7
 app = typer.Typer(name="baseband", no_args_is_help=True,
                   help="The signal processing of a base station, on frames with truth.")
+app.add_typer(pools.app)  # simulate, compare, trace
 _Detector = Annotated[Literal["conjugate", "zf", "mmse"], _option("What separates users.")]
 _Iterations = Annotated[int, _option("Of the decoder, at most.", min=1, max=1000)]
 _Frames = Annotated[int, _option("Of each unit.", min=1)]
