@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UPLINK_CHAIN', 'DOWNLINK_CHAIN', 'MATRICES', 'PILOTS', 'Granularity', 'FrameId', 'Event', 'Command', 'Opcode',
            'Operand', 'Instruction', 'frame_instructions', 'encode_instruction', 'decode_instruction', 'dependencies',
-           'Program', 'frame_program', 'Arrived', 'Committed', 'Failed', 'Lost', 'Joined', 'Woken', 'Submit', 'Copy',
-           'Finish', 'Wake']
+           'Program', 'frame_program', 'Arrived', 'Committed', 'Copied', 'Failed', 'Lost', 'Joined', 'Woken', 'Submit',
+           'Copy', 'Finish', 'Wake']
 
 # %% ../../nbs/55_baseband/14_instructions.ipynb #84e71fb3
 from collections import Counter, defaultdict
@@ -282,14 +282,23 @@ class Committed(NamedTuple):
     device: int
 
 
-class Failed(NamedTuple):
-    "A group did not run: its inputs were lost with another device."
+class Copied(NamedTuple):
+    "A group's results have come to another device, and the host knows."
 
     frame: FrameId
     group: int
     device: int
 
 # %% ../../nbs/55_baseband/14_instructions.ipynb #ff357e8a
+class Failed(NamedTuple):
+    "A group did not run: its inputs were lost with another device."
+
+    frame: FrameId
+    group: int
+    device: int
+    inputs: tuple[int, ...] = ()  # groups whose results are gone
+
+# %% ../../nbs/55_baseband/14_instructions.ipynb #5b3242bf
 class Lost(NamedTuple):
     "A device is gone with all that was on it; its groups end by this event and no other."
 
@@ -305,7 +314,7 @@ class Joined(NamedTuple):
 class Woken(NamedTuple):
     "The time that a `Wake` asked for has come."
 
-# %% ../../nbs/55_baseband/14_instructions.ipynb #5b3242bf
+# %% ../../nbs/55_baseband/14_instructions.ipynb #463557aa
 class Submit(NamedTuple):
     "Run a group; results of others must be there, or come earlier in the stream."
 
@@ -332,12 +341,12 @@ class Finish(NamedTuple):
     frame: FrameId
     decoded: bool
 
-# %% ../../nbs/55_baseband/14_instructions.ipynb #463557aa
+# %% ../../nbs/55_baseband/14_instructions.ipynb #0bda9a35
 class Wake(NamedTuple):
     "Ask for `Woken`."
 
     at: float  # seconds
 
 
-Event = Arrived | Committed | Failed | Lost | Joined | Woken
+Event = Arrived | Committed | Copied | Failed | Lost | Joined | Woken
 Command = Submit | Copy | Finish | Wake

@@ -98,11 +98,13 @@ class FrameStatus:
         self.state, self.device, self.stream = [WAITING] * n, [-1] * n, [-1] * n
         self.missing = [len(found) for found in program.before]  # inputs not there yet
         self.issue, self.exec, self.commit = [0.0] * n, [0.0] * n, [0.0] * n
-        self.copied: set[tuple[int, int]] = set()  # results elsewhere: group, device
+        self.here: set[tuple[int, int]] = set()  # results on devices: group, device
+        self.copied: set[tuple[int, int]] = set()  # copies, also those on their way
         self.left, self.outstanding = len(program.last), 0
         self.ended, self.home = False, -1  # the device of its pilots
         self.delayed: set[int] = set()  # groups
         self.infos: list[OpcodeInfo] = []  # by device
+        self.work, self.charged = [0.0] * n, [-1] * n  # SM seconds, and whose backlog has them
 
     def arrive(self, symbols: range) -> range:
         "Note symbols that are there; the groups that can be planned now."
@@ -130,11 +132,11 @@ def lost_groups(
     """Groups that must run again after a device is lost: those on it that are not done, and those
     that left their results only there for others that are not done."""
     program, again = status.program, set()
+    held = {g for g, d in status.here if d != device}
     for g in reversed(range(len(program.groups))):
         if status.device[g] != device or status.state[g] == WAITING: continue
         needed = any(status.state[n] != COMMITTED or n in again for n in program.after[g])
-        elsewhere = any(group == g for group, _ in status.copied)
-        if status.state[g] != COMMITTED or (needed and not elsewhere): again.add(g)
+        if status.state[g] != COMMITTED or (needed and g not in held): again.add(g)
     return sorted(again)
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #63498fd9
@@ -148,8 +150,8 @@ def with_inputs(
     for g in reversed(range(len(status.program.groups))):
         if g not in again: continue
         for b in status.program.before[g]:
-            held = {status.device[b], *(d for other, d in status.copied if other == b)}
-            if status.state[b] == COMMITTED and not held & set(alive): again.add(b)
+            held = any((b, d) in status.here for d in alive)
+            if status.state[b] == COMMITTED and not held: again.add(b)
     return sorted(again)
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #ab85c147
@@ -163,7 +165,8 @@ class GpuStatus:
         self.kind, self.sms, self.alive, self.used = kind, sms, True, 0
         self.streams = [deque() for _ in range(streams + 1)]  # the last one is of low priority
         self.planned, self._first = [0] * SLOTS_KEPT, 0
-        self.backlog = 0.0  # SM seconds planned and not done
+        self.backlog = 0.0  # SM seconds that frames will still need of it
+        self.last = [0.0] * (streams + 1)  # commit in each stream
 
     def _slots(self, start: float, end: float) -> range:
         first = max(self._first, int(start / SLOT_S + 1e-6))
@@ -185,7 +188,13 @@ class GpuStatus:
     def free(self, start: float, end: float) -> int:
         "SMs free over a whole time range."
         slots = self._slots(start, end)
-        return self.sms - max([self.planned[slot % SLOTS_KEPT] for slot in slots])
+        return self.sms - max([self.planned[slot % SLOTS_KEPT] for slot in slots], default=0)
+
+    def mean_free(self, start: float, end: float) -> float:
+        "SMs free over a time range on average; a slot counts as full at most."
+        slots = self._slots(start, end)
+        used = sum(min(self.sms, self.planned[slot % SLOTS_KEPT]) for slot in slots)
+        return self.sms - used / max(1, len(slots))
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #ee428b50
 def wait_s(

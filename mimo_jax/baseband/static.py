@@ -4,31 +4,51 @@
 
 # %% auto #0
 __all__ = ['Place', 'SECOND_HALF', 'FIRST_HALF', 'PILOT_WEIGHT', 'SYMBOL_WEIGHT', 'CAPACITY', 'STATIC', 'POLICIES', 'SYSTEMS',
-           'Static', 'frame_level', 'symbol_level', 'task_level', 'weighted', 'make_scheduler']
+           'device_turns', 'Static', 'frame_level', 'symbol_level', 'task_level', 'weighted', 'make_scheduler']
 
 # %% ../../nbs/55_baseband/19_static.ipynb #ed241635
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from .instructions import Arrived, Command, Committed, Copy, Event, Failed
+from .instructions import Arrived, Command, Committed, Copied, Copy, Event, Failed
 from .instructions import Finish, FrameId, Joined, Lost, Opcode, Submit, Woken
 from .lroc import Lroc, LrocRules
 from .pool import Scheduler
-from .scoreboard import COMMITTED, SUBMITTED, FrameStatus, OpcodeInfoTable
+from .scoreboard import COMMITTED, SUBMITTED, WAITING, FrameStatus
+from .scoreboard import OpcodeInfoTable
 from .structural import Placing
 
 # %% ../../nbs/55_baseband/19_static.ipynb #fb072318
+def device_turns(
+    devices: Sequence[int],
+    shares: Sequence[int] | None = None,  # by device; None: equal
+    most: int = 64,  # turns
+) -> list[int]:
+    "Devices in turn, each as often as its share says and as evenly as possible."
+    if shares is None: return list(devices)
+    total = sum(shares[d] for d in devices)
+    given = dict.fromkeys(devices, 0)
+    found = []
+    for turn in range(1, most + 1):
+        due = max(devices, key=lambda d: shares[d] * turn / total - given[d])
+        given[due] += 1
+        found.append(due)
+    return found
+
+
 Place = Callable[["Static", FrameStatus, int], tuple[int, int]]  # device and stream of a group
 SECOND_HALF = {Opcode.DECODE, Opcode.STORE}  # of an uplink symbol
 FIRST_HALF = {Opcode.LOAD, Opcode.ENCODE, Opcode.MODULATE}  # of a downlink symbol
 
-
+# %% ../../nbs/55_baseband/19_static.ipynb #4969caa4
 class Static:
     "A scheduler that decides from numbers alone."
 
-    def __init__(self, place: Place, devices: Sequence[int] | int, streams: int = 8):
-        self.place, self.streams = place, streams
-        self.alive = list(range(devices)) if isinstance(devices, int) else list(devices)
+    def __init__(self, place: Place, devices: int, streams: int = 8,
+                 shares: Sequence[int] | None = None):
+        self.place, self.streams, self.shares = place, streams, shares
+        self.alive = list(range(devices))
+        self.turns = device_turns(self.alive, shares)
         self.frames: dict[FrameId, FrameStatus] = {}
         self.numbers: dict[FrameId, int] = {}  # frames in the order of their arrival
         self.order = count()
@@ -42,12 +62,13 @@ class Static:
         "What is to be done after an event."
         return _HANDLERS[type(event)](self, event, now)
 
-# %% ../../nbs/55_baseband/19_static.ipynb #4969caa4
+# %% ../../nbs/55_baseband/19_static.ipynb #d5bec728
 def frame_level(self: Static, status: FrameStatus, group: int) -> tuple[int, int]:
     "All of a frame on one device, in one stream (LuMaMi-GPU)."
+    turn = self.numbers[status.frame]
+    if status.home < 0 and self.shares: status.home = self.turns[turn % len(self.turns)]
     if status.home < 0:
         busy = [one.home for one in self.frames.values()]
-        turn = self.numbers[status.frame]
         status.home = min(self.alive, key=lambda d: (busy.count(d), (d - turn) % len(self.alive)))
     return status.home, self.numbers[status.frame] % self.streams
 
@@ -58,9 +79,9 @@ def symbol_level(self: Static, status: FrameStatus, group: int) -> tuple[int, in
     symbol = program.symbols[group]
     if program.schedule[symbol] == "P": symbol = 0
     turn = self.numbers[status.frame] * len(program.schedule) + symbol
-    return self.alive[turn % len(self.alive)], turn % self.streams
+    return self.turns[turn % len(self.turns)], turn % self.streams
 
-
+# %% ../../nbs/55_baseband/19_static.ipynb #6664edff
 def task_level(self: Static, status: FrameStatus, group: int) -> tuple[int, int]:
     "As by symbols, but one half of each symbol's chain on the next device (BigStation-GPU)."
     device, stream = symbol_level(self, status, group)
@@ -69,9 +90,12 @@ def task_level(self: Static, status: FrameStatus, group: int) -> tuple[int, int]
     pilot = program.schedule[program.symbols[group]] == "P"
     apart = SECOND_HALF if uplink else FIRST_HALF
     if pilot or not set(program.opcodes[group]) <= apart: return device, stream
+    if self.shares:  # in proportion, too, and apart from where the other half is
+        turn = self.numbers[status.frame] * len(program.schedule) + program.symbols[group]
+        return self.turns[(turn + len(self.turns) // 2) % len(self.turns)], stream
     return self.alive[(self.alive.index(device) + 1) % len(self.alive)], stream
 
-# %% ../../nbs/55_baseband/19_static.ipynb #d5bec728
+# %% ../../nbs/55_baseband/19_static.ipynb #e952f943
 PILOT_WEIGHT, SYMBOL_WEIGHT, CAPACITY = 40, 10, 118  # an A100's SMs and 10
 
 
@@ -90,7 +114,7 @@ def weighted(self: Static, status: FrameStatus, group: int) -> tuple[int, int]:
     self.weights[device] += PILOT_WEIGHT if pilot else SYMBOL_WEIGHT
     return device, stream
 
-# %% ../../nbs/55_baseband/19_static.ipynb #e952f943
+# %% ../../nbs/55_baseband/19_static.ipynb #526e9106
 def _arrived(self: Static, event: Arrived, now: float) -> list[Command]:
     "Submit all groups whose symbols are there."
     status = self.frames.get(event.frame)
@@ -99,6 +123,7 @@ def _arrived(self: Static, event: Arrived, now: float) -> list[Command]:
         if not self.alive: return [Finish(event.frame, False)]
         status = self.frames[event.frame] = FrameStatus(event)
         self.numbers[event.frame] = next(self.order)
+    if status.ended: return []
     found, program = [], status.program
     for group in status.arrive(event.symbols):
         device, stream = self.place(self, status, group)
@@ -111,7 +136,7 @@ def _arrived(self: Static, event: Arrived, now: float) -> list[Command]:
         found.append(Submit(status.frame, group, device, stream))
     return found
 
-# %% ../../nbs/55_baseband/19_static.ipynb #a6cbce8b
+# %% ../../nbs/55_baseband/19_static.ipynb #e165592b
 def _committed(self: Static, event: Committed, now: float) -> list[Command]:
     "Count what is left of a frame."
     status = self.frames[event.frame]
@@ -138,11 +163,17 @@ def _forget(self: Static, status: FrameStatus) -> None:
     if status.ended and not status.outstanding:
         del self.frames[status.frame], self.numbers[status.frame]
 
-# %% ../../nbs/55_baseband/19_static.ipynb #e165592b
+# %% ../../nbs/55_baseband/19_static.ipynb #5223f14e
+def _take_back(status: FrameStatus, group: int) -> None:
+    "A group will not run, or its result is gone."
+    status.outstanding -= status.state[group] == SUBMITTED
+    status.state[group], status.device[group] = WAITING, -1
+
+
 def _failed(self: Static, event: Failed, now: float) -> list[Command]:
     "A group did not run: its frame is given up."
     status = self.frames[event.frame]
-    status.outstanding -= 1
+    _take_back(status, event.group)
     found = [] if status.ended else _done(self, status, False)
     _forget(self, status)
     return found
@@ -151,31 +182,33 @@ def _failed(self: Static, event: Failed, now: float) -> list[Command]:
 def _lost(self: Static, event: Lost, now: float) -> list[Command]:
     "Give up the frames that have something on a lost device, and do without it."
     if event.device in self.alive: self.alive.remove(event.device)
+    self.turns = device_turns(self.alive, self.shares)
     found = []
     for status in list(self.frames.values()):
         there = [g for g, d in enumerate(status.device) if d == event.device]
-        status.outstanding -= sum(status.state[g] == SUBMITTED for g in there)
+        for g in there: _take_back(status, g)
         if there and not status.ended: found += _done(self, status, False)
         _forget(self, status)
     return found
 
-
+# %% ../../nbs/55_baseband/19_static.ipynb #a05a0d5f
 def _joined(self: Static, event: Joined, now: float) -> list[Command]:
     "Take a device into the turn."
     self.alive = sorted({*self.alive, event.device})
+    self.turns = device_turns(self.alive, self.shares)
     self.weights[event.device] = 0
     return []
 
-# %% ../../nbs/55_baseband/19_static.ipynb #b64a1091
-def _woken(self: Static, event: Woken, now: float) -> list[Command]:
-    "Nobody asked."
+# %% ../../nbs/55_baseband/19_static.ipynb #ee5b3a5f
+def _nothing(self: Static, event: Event, now: float) -> list[Command]:
+    "What comes after a copy is in its stream; nobody asked to be woken."
     return []
 
 
-_HANDLERS = {Arrived: _arrived, Committed: _committed, Failed: _failed, Lost: _lost,
-             Joined: _joined, Woken: _woken}
+_HANDLERS = {Arrived: _arrived, Committed: _committed, Copied: _nothing, Failed: _failed,
+             Lost: _lost, Joined: _joined, Woken: _nothing}
 
-# %% ../../nbs/55_baseband/19_static.ipynb #a05a0d5f
+# %% ../../nbs/55_baseband/19_static.ipynb #02eb1eaa
 STATIC = {"frame": frame_level, "symbol": symbol_level, "task": task_level,
           "weighted": weighted}
 POLICIES = ("lroc", *STATIC)
@@ -189,10 +222,11 @@ def make_scheduler(
     table: OpcodeInfoTable,
     rules: LrocRules = LrocRules(),
     placing: Placing = Placing(),
+    shares: bool = False,  # static ones: symbols in proportion to SMs, else to each the same
 ) -> Scheduler:
     "A scheduler by name. Raises `ValueError` for an unknown one, and for no devices."
     if not kinds: raise ValueError("0 devices: a pool has at least one")
     if policy == "lroc": return Lroc(kinds, table, rules, placing)
     if policy not in STATIC:
         raise ValueError(f"policy {policy!r}: known are {', '.join(POLICIES)}")
-    return Static(STATIC[policy], len(kinds))
+    return Static(STATIC[policy], len(kinds), shares=[sms for _, sms in kinds] if shares else None)
