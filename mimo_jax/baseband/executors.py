@@ -34,9 +34,9 @@ from .downlink import with_known_symbols
 from .equalization import equalizer, first_llrs, llr_bytes
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat, frame_code
-from .instructions import Arrived, Command, Committed, Copy, Event, Failed
-from .instructions import Finish, FrameId, Instruction, Joined, Lost, Opcode
-from .instructions import Program, Submit, Wake, Woken
+from .instructions import Arrived, Command, Committed, Copied, Copy, Event
+from .instructions import Failed, Finish, FrameId, Instruction, Joined, Lost
+from .instructions import Opcode, Program, Submit, Wake, Woken
 from .occupancy import Calibration, Load
 from .pool import Traffic
 from .scoreboard import Profile
@@ -457,11 +457,17 @@ class Ran(NamedTuple):
     program: Program
     group: int
     device: int
-    copied: bool
+    stream: int
+    source: int  # the device that a copy came from; -1: a group
     queued: float  # seconds from the start of the run
     began: float
     ended: float
     told: float  # when the scheduler heard of it
+
+    @property
+    def copied(self) -> bool:
+        "Whether it was a copy."
+        return self.source >= 0
 
 
 @dataclass
@@ -481,7 +487,7 @@ class _Job:
         self.command, self.state, self.number, self.queued = command, state, number, now
         self.device = command.target if isinstance(command, Copy) else command.device
         self.source = command.source if isinstance(command, Copy) else -1
-        self.copied, self.key = self.source >= 0, (command.frame, command.group)
+        self.copied, self.key = isinstance(command, Copy), (command.frame, command.group)
         self.low = isinstance(command, Submit) and command.low
         self.epoch = self.source_epoch = -1
         self.given: list[Any] = []
@@ -655,6 +661,8 @@ def _enqueue(self: JaxExecutor, command: Submit | Copy) -> None:
     if not worker.known: return
     job.epoch = worker.epoch
     if isinstance(command, Copy):
+        if not 0 <= command.source < len(self.workers):
+            raise ValueError(f"{command}: there are devices 0 to {len(self.workers) - 1}")
         source = self.workers[command.source]
         job.source_epoch = source.epoch if source.known else -1
     if worker.table.get(job.key) is _FAILED: del worker.table[job.key]
@@ -746,16 +754,22 @@ def _end(self: JaxExecutor, worker: _Worker, job: _Job, value: Any, pieces: dict
     if job.epoch == worker.epoch:
         worker.table[job.key] = value
         state.pieces |= pieces
-        ran = Ran(frame, state.program, group, job.device, job.copied, job.queued, began,
-                  self.now(), self.now())
-        if job.copied: self.recording.ran.append(ran)
-        elif value is _FAILED: self.post(Failed(frame, group, job.device))
-        else: self.post(Committed(frame, group, job.device), ran)
+        ran = Ran(frame, state.program, group, job.device, job.command.stream, job.source,
+                  job.queued, began, self.now(), self.now())
+        if value is not _FAILED:
+            self.post((Copied if job.copied else Committed)(frame, group, job.device), ran)
+        elif not job.copied: self.post(_failed(job))
         if pieces: _bury(self, frame, state, group)
     _free(self, frame, state)
     self.changed.notify_all()
 
 
+def _failed(job: _Job) -> Failed:
+    "A group whose inputs were lost, and which of them."
+    before = zip(job.state.program.before[job.command.group], job.given, strict=True)
+    return Failed(*job.key, job.device, tuple(b for b, value in before if value is _FAILED))
+
+# %% ../../nbs/55_baseband/22_executors.ipynb #5b802854
 def _bury(self: JaxExecutor, frame: FrameId, state: _InFlight, group: int) -> None:
     "Free a group's results, and those that nobody needs without it."
     state.dead.add(group)
@@ -763,7 +777,7 @@ def _bury(self: JaxExecutor, frame: FrameId, state: _InFlight, group: int) -> No
     for b in state.program.before[group]:
         if state.dead.issuperset(state.program.after[b]): _bury(self, frame, state, b)
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #5b802854
+# %% ../../nbs/55_baseband/22_executors.ipynb #e6206429
 def _lose(self: JaxExecutor, device: int, error: Exception | None) -> None:
     "Drop all that is on a device."
     worker = self.workers[device]
@@ -780,7 +794,7 @@ def _lose(self: JaxExecutor, device: int, error: Exception | None) -> None:
 
 _COMMANDS = {Submit: _enqueue, Copy: _enqueue, Finish: _finish, Wake: _wake}
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #eaea657e
+# %% ../../nbs/55_baseband/22_executors.ipynb #f3a5bcb9
 class RecordedDevice(SimDevice):
     "A device that runs one group after the other."
 
@@ -802,7 +816,7 @@ def _occupied(
         ended[one.frame, one.group, one.device] = free[one.device] = one.ended
     return [found[id(one)] for one in recording.ran]
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #f3a5bcb9
+# %% ../../nbs/55_baseband/22_executors.ipynb #17e63e78
 def recorded_profile(
     recording: PoolRecording,
 ) -> Profile:
@@ -820,7 +834,7 @@ def recorded_profile(
 
     return profile
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #17e63e78
+# %% ../../nbs/55_baseband/22_executors.ipynb #fec83df0
 def _mean_us(seconds: Sequence[float]) -> float:
     "Mean in microseconds; 0 of nothing."
     return 1e6 * float(np.mean(seconds)) if len(seconds) else 0.0
@@ -841,7 +855,7 @@ def recorded_costs(
                        schedule_us=_mean_us(answers), peer_gb_s=1e6, spread=0.0,
                        stall_chance=0.0)
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #fec83df0
+# %% ../../nbs/55_baseband/22_executors.ipynb #4597fb0f
 def replay_executor(
     recording: PoolRecording,
     devices: int,
@@ -868,6 +882,6 @@ def time_groups(
             began = time.perf_counter() - start
             values.append(run_group(kernels, program, group, device, host, given)[0])
             ended = time.perf_counter() - start
-            ran = Ran((0, number), program, group, 0, False, began, began, ended, ended)
+            ran = Ran((0, number), program, group, 0, 0, -1, began, began, ended, ended)
             if number: found.ran.append(ran)
     return found
