@@ -21,7 +21,7 @@ import typer
 
 from . import pools
 from .output import AsJson, Seed, a_number, even_if_stopped, new_file, picture_file
-from .output import show, table
+from .output import number, show, table
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #986e39e6
 MODULATIONS = {"qpsk": 2, "16qam": 4, "64qam": 6, "256qam": 8}  # bits of a symbol
@@ -680,11 +680,16 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         said = ", ".join(f"{name.replace('_', ' ')} {ms:.2f}"
                          for name, ms in found["stages_ms"].items())
         lines += [f"Stages, each by itself on one device (ms): {said}"]
-    if found["pool"]:
-        devices = " ".join(f"{share:.0f}" for share in found["pool"]["busy_percent"])
-        lines += ["Scheduled by {policy}, each {granularity}: {frames_per_s:.1f} frames/s, {nacks} "
-                  "NACK, {late} late; ".format(**found["pool"]) + f"devices work (%): {devices}"]
-    return lines + ([f"Picture: {found['picture']}"] if found["picture"] else [])
+    return lines + _pool_lines(found["pool"]) + ([f"Picture: {found['picture']}"] if found["picture"] else [])
+
+
+def _pool_lines(pool: Mapping[str, Any] | None) -> list[str]:
+    "What a scheduler did with devices, in a line."
+    if not pool: return []
+    devices = " ".join(f"{share:.0f}" for share in pool["busy_percent"])
+    return [f"Scheduled by {pool['policy']}, each {pool['granularity']}: "
+            f"{number(pool['frames_per_s'])} frames/s, {pool['nacks']} NACK, {pool['late']} late; "
+            f"devices work (%): {devices}"]
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #75c0fadb
 @app.command("record")

@@ -149,9 +149,10 @@ def simulate_pool(scenario, link_gb_s: float, seed: int, tell: Callable, seen: l
     from mimo_jax.baseband.occupancy import Calibration
     from mimo_jax.baseband.pool import run_pool
     from mimo_jax.baseband.pool_runs import scenario_pool
+    from mimo_jax.baseband.trace import measure_spans
 
     scheduler, executor = scenario_pool(scenario, Calibration(link_gb_s=link_gb_s), seed)
-    if trace: executor.ended = trace.measured
+    if trace: measure_spans(executor, trace)
     seen.append(found := PoolSeen(scenario, executor))
     frames = scenario.frames * scenario.units
 
