@@ -21,7 +21,7 @@ import typer
 
 from . import pools
 from .output import AsJson, Seed, a_number, even_if_stopped, new_file, picture_file
-from .output import number, show, table
+from .output import show, table
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #986e39e6
 MODULATIONS = {"qpsk": 2, "16qam": 4, "64qam": 6, "256qam": 8}  # bits of a symbol
@@ -680,7 +680,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         said = ", ".join(f"{name.replace('_', ' ')} {ms:.2f}"
                          for name, ms in found["stages_ms"].items())
         lines += [f"Stages, each by itself on one device (ms): {said}"]
-    return lines + _pool_lines(found["pool"]) + ([f"Picture: {found['picture']}"] if found["picture"] else [])
+    picture = [f"Picture: {found['picture']}"] if found["picture"] else []
+    return lines + _pool_lines(found["pool"]) + picture
 
 
 def _pool_lines(pool: Mapping[str, Any] | None) -> list[str]:
@@ -688,7 +689,7 @@ def _pool_lines(pool: Mapping[str, Any] | None) -> list[str]:
     if not pool: return []
     devices = " ".join(f"{share:.0f}" for share in pool["busy_percent"])
     return [f"Scheduled by {pool['policy']}, each {pool['granularity']}: "
-            f"{number(pool['frames_per_s'])} frames/s, {pool['nacks']} NACK, {pool['late']} late; "
+            f"{pool['frames_per_s'] or 0:.4g} frames/s, {pool['nacks']} NACK, {pool['late']} late; "
             f"devices work (%): {devices}"]
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #75c0fadb
