@@ -17,9 +17,9 @@ from .instructions import Finish, FrameId, Joined, Lost, Submit, Wake, Woken
 from .scoreboard import COMMITTED, PLACED, SUBMITTED, WAITING, FrameStatus
 from .scoreboard import OpcodeInfoTable, enter_stream, idle_stream
 from .scoreboard import leave_stream, lost_groups, with_inputs
-from .structural import DELAYED, Board, Placing, can_finish, charge
-from .structural import place_frame, place_symbol, promise, redeem, take_home
-from .structural import transfer_s
+from .structural import DELAYED, Board, Placing, can_finish, charge, copy_time_s
+from .structural import place_frame, place_symbol, plan_copy, promise, redeem
+from .structural import take_home, transfer_s
 
 # %% ../../nbs/55_baseband/18_lroc.ipynb #30724be2
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class _Queue:
         self.loads: list[tuple] = []  # from the host, by slack
         self.loading = 0  # submitted ones
         self.slack: list[tuple] = []  # by slack
-        self.ready: list[tuple] = []  # inputs there: by SMs, then slack
-        self.delayed: list[tuple] = []  # ready, and to go into the stream of low priority
+        self.ready: list[tuple] = []  # inputs there: by slack in ms, then SMs
+        self.delayed: list[tuple] = []  # ready, for the stream of low priority: most slack first
         self.waiting = 0  # groups whose inputs are there, and that are not submitted
 
 # %% ../../nbs/55_baseband/18_lroc.ipynb #6825475a
@@ -58,8 +58,9 @@ class Lroc:
         self.board, self.rules = Board(kinds, table, placing, streams), rules
         self.frames: dict[FrameId, FrameStatus] = {}
         self.queues = [_Queue() for _ in kinds]
-        self.delayed: list[tuple] = []  # symbols without a device, by deadline
-        self.order, self.out, self.touched = count(), [], set()
+        # symbols without a device by their frame's home, then by deadline
+        self.delayed: dict[int, list] = {d: [] for d in range(DELAYED, len(kinds))}
+        self.order, self.out, self.touched, self.now = count(), [], set(), 0.0
 
     def parts(self, pilots: int) -> int:
         "Parts of zero forcing: one for each of two devices, if there are two pilots or more."
@@ -67,7 +68,7 @@ class Lroc:
 
     def handle(self, event: Event, now: float) -> list[Command]:
         "What is to be done after an event."
-        self.out, self.touched = [], set()
+        self.out, self.touched, self.now = [], set(), now
         _HANDLERS[type(event)](self, event, now)
         _take_up_delayed(self, now)
         for device in sorted(self.touched): _schedule(self, device, now)
@@ -96,8 +97,8 @@ def _place(self: Lroc, status: FrameStatus, groups: list[int], now: float) -> No
     while rest:
         chain = [g for g in rest if symbols[g] == symbols[rest[0]]]
         rest = rest[len(chain):]
-        home = status.home != DELAYED and not self.delayed
-        device = place_symbol(self.board, status, chain, now) if home else DELAYED
+        queued = status.home == DELAYED or self.delayed[status.home]
+        device = DELAYED if queued else place_symbol(self.board, status, chain, now)
         if device == DELAYED: _delay(self, status, chain)
         else: _enqueue(self, status, chain, device, now)
 
@@ -105,12 +106,12 @@ def _place(self: Lroc, status: FrameStatus, groups: list[int], now: float) -> No
 def _delay(self: Lroc, status: FrameStatus, groups: list[int]) -> None:
     "No device has room."
     status.delayed.update(groups)
-    heappush(self.delayed, (status.deadline, next(self.order), status, groups))
+    heappush(self.delayed[status.home], (status.deadline, next(self.order), status, groups))
 
 # %% ../../nbs/55_baseband/18_lroc.ipynb #1808876b
 def _place_pilots(self: Lroc, status: FrameStatus, groups: list[int], now: float) -> None:
     "Pilots go home; a part of zero forcing elsewhere, if that is quicker."
-    if status.home == DELAYED:
+    if status.home == DELAYED and not self.delayed[DELAYED]:
         home = place_frame(self.board, status, now, self.rules.discard)
         take_home(self.board, status, home)
     if status.home == DELAYED: return _delay(self, status, groups)
@@ -130,9 +131,9 @@ def _elsewhere(self: Lroc, status: FrameStatus, group: int) -> int:
     others = [d for d in board.alive() if d != home]
     if not others: return home
     d = min(others, key=lambda d: board.gpus[d].backlog / board.gpus[d].sms)
-    size = 2 * status.program.result_bytes[group]  # pilots there, matrices back
-    copying = board.placing.copy_s + size / (1e9 * board.placing.peer_gb_s)
+    copying = 2 * copy_time_s(board, status.program.result_bytes[group])  # there and back
     waiting = board.gpus[d].backlog / board.gpus[d].sms + copying
+    waiting += max(0.0, board.copies_in[d] - self.now)
     return d if waiting < status.infos[home].seconds[group] else home
 
 # %% ../../nbs/55_baseband/18_lroc.ipynb #b95d0e66
@@ -162,8 +163,9 @@ def _bring(self: Lroc, status: FrameStatus, group: int, device: int) -> None:
     "Copy a result to a device, if nobody has asked for it yet."
     if (group, device) in status.copied or (group, device) in status.here: return
     status.copied.add((group, device))
-    streams = len(self.board.gpus[device].streams)  # one more, for copies alone
-    self.out.append(Copy(status.frame, group, status.device[group], device, streams))
+    source, streams = status.device[group], len(self.board.gpus[device].streams)
+    plan_copy(self.board, source, device, status.program.result_bytes[group], self.now)
+    self.out.append(Copy(status.frame, group, source, device, streams))  # in a stream of its own
 
 # %% ../../nbs/55_baseband/18_lroc.ipynb #649d4aad
 def _ready(self: Lroc, status: FrameStatus, group: int) -> None:
@@ -175,9 +177,9 @@ def _ready(self: Lroc, status: FrameStatus, group: int) -> None:
     queue.waiting += 1
     if not status.program.before[group]:
         return heappush(queue.loads, (slack, number, status, group))
-    first = info.sms[group] if self.rules.reorder else 0
-    heappush(queue.ready, (first, slack, number, status, group))
-    if group in status.delayed: heappush(queue.delayed, (slack, number, status, group))
+    first = (slack // FRAME_S, info.sms[group]) if self.rules.reorder else (status.deadline, 0)
+    heappush(queue.ready, (*first, slack, number, status, group))
+    if group in status.delayed: heappush(queue.delayed, (-slack, number, status, group))
 
 # %% ../../nbs/55_baseband/18_lroc.ipynb #756aa47d
 def _schedule(self: Lroc, device: int, now: float) -> None:
@@ -189,7 +191,7 @@ def _schedule(self: Lroc, device: int, now: float) -> None:
     if self.rules.overcommit: _overcommit(self, device, now)
 
 
-LOADING = 3  # loads on a link at the same time; more would only queue up where none can overtake
+LOADING = 6  # loads on a link at the same time; more would only queue up where none can overtake
 
 
 def _submit_loads(self: Lroc, device: int, now: float) -> None:
@@ -241,7 +243,7 @@ def _submit_ready(self: Lroc, device: int, now: float) -> None:
     gpu, heap = self.board.gpus[device], self.queues[device].ready
     alpha = self.board.placing.alpha
     while heap:
-        status, group = heap[0][3:]
+        status, group = heap[0][4:]
         if not _live(status, group, device) or status.missing[group]:
             heappop(heap)
             continue
@@ -259,7 +261,8 @@ def _overcommit(self: Lroc, device: int, now: float) -> None:
     if gpu.used < (1 - self.board.placing.alpha) * gpu.sms: return
     if len(gpu.streams[low]) >= AHEAD: return
     while heap:
-        status, group = heappop(heap)[2:]
+        most, _, status, group = heappop(heap)
+        if -most - now < self.rules.urgent_s: continue  # it would be late there
         if _live(status, group, device) and not status.missing[group]:
             return _submit(self, status, group, device, low, now)
 
@@ -284,38 +287,62 @@ AHEAD = 4  # groups that may wait on a device with SMs to spare
 
 
 def _take_up_delayed(self: Lroc, now: float) -> None:
-    "Give the delayed devices, those of the nearest deadline first."
-    while self.delayed:
-        _, _, status, groups = self.delayed[0]
-        if self.rules.discard and _obsolete(self, status, now): _end(self, status, False, now)
-        if not status.ended:
-            device = _roomy(self, status, now)
-            if device == DELAYED: return
+    "Give devices that have room what was delayed."
+    if not any(self.delayed.values()): return
+    for device in self.board.alive():
+        while _has_room(self, device):
+            heap = _next_delayed(self, device, now)
+            if heap is None: break
+            _, _, status, groups = heappop(heap)
             if status.home == DELAYED: take_home(self.board, status, device)
             _enqueue(self, status, groups, device, now)
-        heappop(self.delayed)
 
 
-def _obsolete(self: Lroc, status: FrameStatus, now: float) -> bool:
-    "Whether a frame that has not begun cannot be done in time any more."
-    if status.home != DELAYED or status.ended: return False
-    return status.deadline - min(info.remaining[0] for info in status.infos) < now
+def _has_room(self: Lroc, device: int) -> bool:
+    "Whether a device can take something delayed."
+    gpu = self.board.gpus[device]
+    full = gpu.used >= (1 - self.board.placing.alpha) * gpu.sms
+    return self.queues[device].waiting < (1 if full else AHEAD)
 
 # %% ../../nbs/55_baseband/18_lroc.ipynb #19ecaa7c
-def _roomy(self: Lroc, status: FrameStatus, now: float) -> int:
-    "A device that can take a delayed symbol, or whose frame it can end in time."
-    board, found, least = self.board, DELAYED, 1.0
-    new = self.rules.discard and status.home == DELAYED
-    for d in board.alive():
-        gpu, waiting = board.gpus[d], self.queues[d].waiting
-        if waiting >= (AHEAD if gpu.used < (1 - board.placing.alpha) * gpu.sms else 1): continue
-        if new and not can_finish(board, status, d, now): continue
-        work = gpu.backlog / gpu.sms
-        if d != status.home and status.home != DELAYED: work += transfer_s(board, status, d)
-        if work < least: found, least = d, work
-    return found
+def _next_delayed(self: Lroc, device: int, now: float) -> list | None:
+    "The queue whose head a device should take: its own, new frames', or that of a busier one."
+    own, new = _tidy(self, device), _tidy(self, DELAYED)
+    while self.rules.discard and new and not _in_time(self, new[0][2], now):
+        _end(self, new[0][2], False, now)
+        _tidy(self, DELAYED)
+    if own and new: return min(own, new)
+    return own or new or _busier(self, device, now)
 
-# %% ../../nbs/55_baseband/18_lroc.ipynb #3b6cc329
+
+def _tidy(self: Lroc, home: int) -> list:
+    "A queue of delayed symbols, without those of ended frames and of frames that have a home now."
+    heap = self.delayed[home]
+    while heap and (heap[0][2].ended or heap[0][2].home != home):
+        entry = heappop(heap)
+        if not entry[2].ended: heappush(self.delayed[entry[2].home], entry)
+    return heap
+
+
+def _in_time(self: Lroc, status: FrameStatus, now: float) -> bool:
+    "Whether a frame would end in time on the least loaded device, or has begun."
+    if any(state == COMMITTED for state in status.state): return True
+    return can_finish(self.board, status, self.board.least_loaded(), now)
+
+# %% ../../nbs/55_baseband/18_lroc.ipynb #c43b4ea4
+def _busier(self: Lroc, device: int, now: float) -> list | None:
+    "The queue of the device with the most work, if copying the matrices from it is quicker."
+    board = self.board
+    def work(d): return board.gpus[d].backlog / board.gpus[d].sms
+    others = [d for d in board.alive() if d != device and _tidy(self, d)]
+    if not others: return None
+    most = max(others, key=work)
+    heap = self.delayed[most]
+    if work(most) <= work(device): return None
+    copying = transfer_s(board, heap[0][2], device, now) if board.placing.regard_copies else 0.0
+    return heap if work(device) + copying < work(most) else None
+
+# %% ../../nbs/55_baseband/18_lroc.ipynb #6a83e8fe
 def _committed(self: Lroc, event: Committed, now: float) -> None:
     "A group is done: take times, and see what can follow."
     status, group, device = self.frames[event.frame], event.group, event.device
@@ -345,7 +372,7 @@ def _is_here(self: Lroc, status: FrameStatus, group: int, device: int) -> None:
         status.missing[n] -= 1
         if not status.missing[n] and status.state[n] == PLACED: _ready(self, status, n)
 
-# %% ../../nbs/55_baseband/18_lroc.ipynb #6a83e8fe
+# %% ../../nbs/55_baseband/18_lroc.ipynb #5e95ecc4
 def _copied(self: Lroc, event: Copied, now: float) -> None:
     "A result has come to a device."
     status = self.frames.get(event.frame)
@@ -364,7 +391,7 @@ def _take_time(self: Lroc, status: FrameStatus, group: int, device: int, now: fl
     gpu.last[stream] = now
     if load: loaded[device] = now
 
-# %% ../../nbs/55_baseband/18_lroc.ipynb #5e95ecc4
+# %% ../../nbs/55_baseband/18_lroc.ipynb #27c0dca8
 def _end(self: Lroc, status: FrameStatus, decoded: bool, now: float) -> None:
     "A frame is decoded or given up."
     status.ended = True
@@ -376,7 +403,7 @@ def _end(self: Lroc, status: FrameStatus, decoded: bool, now: float) -> None:
             self.queues[status.device[g]].waiting -= not status.missing[g]
     if not status.outstanding: self.frames.pop(status.frame, None)
 
-# %% ../../nbs/55_baseband/18_lroc.ipynb #27c0dca8
+# %% ../../nbs/55_baseband/18_lroc.ipynb #01caf21d
 def _woken(self: Lroc, event: Woken, now: float) -> None:
     "Discard frames whose deadline has passed."
     late = [one for one in self.frames.values() if not one.ended and one.deadline <= now]
@@ -384,7 +411,7 @@ def _woken(self: Lroc, event: Woken, now: float) -> None:
         _end(self, status, False, now)
     self.touched.update(self.board.alive() if late else ())
 
-# %% ../../nbs/55_baseband/18_lroc.ipynb #01caf21d
+# %% ../../nbs/55_baseband/18_lroc.ipynb #1fd9b6f0
 def _again(self: Lroc, status: FrameStatus, groups: list[int], now: float) -> None:
     "Run groups again: what was promised to them is void."
     for g in groups:
@@ -400,13 +427,15 @@ def _again(self: Lroc, status: FrameStatus, groups: list[int], now: float) -> No
         if state == PLACED and status.missing[g]: _need(self, status, g)
     _place(self, status, groups, now)
 
-# %% ../../nbs/55_baseband/18_lroc.ipynb #1fd9b6f0
+# %% ../../nbs/55_baseband/18_lroc.ipynb #af0d6795
 def _lost(self: Lroc, event: Lost, now: float) -> None:
     "Move what was on a device elsewhere."
     gpu, device = self.board.gpus[event.device], event.device
     gpu.alive, gpu.used, gpu.backlog = False, 0, 0.0
     for stream in gpu.streams: stream.clear()
     self.queues[device] = _Queue()
+    for entry in self.delayed[device]: heappush(self.delayed[DELAYED], entry)
+    self.delayed[device] = []
     for status in list(self.frames.values()):
         again = lost_groups(status, device)
         _forget_device(status, device)
@@ -428,7 +457,7 @@ def _forget_device(status: FrameStatus, device: int) -> None:
     for b, d in sorted(status.here):
         if status.device[b] == device: status.device[b] = d
 
-# %% ../../nbs/55_baseband/18_lroc.ipynb #af0d6795
+# %% ../../nbs/55_baseband/18_lroc.ipynb #1f948fe2
 def _failed(self: Lroc, event: Failed, now: float) -> None:
     "A group did not run: it and what it lacks run again."
     status, group, device = self.frames[event.frame], event.group, event.device

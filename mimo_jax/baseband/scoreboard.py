@@ -155,7 +155,7 @@ def with_inputs(
     return sorted(again)
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #ab85c147
-SLOT_S, SLOTS_KEPT = 25e-6, 512
+SLOT_S, SLOTS_KEPT = 25e-6, 256
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #5395fd5f
 class GpuStatus:
@@ -200,13 +200,15 @@ class GpuStatus:
 def wait_s(
     gpu: GpuStatus,
     start: float,  # seconds
-    sms: int,
 ) -> float:
-    "Seconds after the start until so many SMs are free for a slot, as planned."
-    first, room = int(start / SLOT_S + 1e-6), gpu.sms - sms
-    for slot in gpu._slots(start, start + SLOTS_KEPT * SLOT_S):
-        if gpu.planned[slot % SLOTS_KEPT] <= room: return max(0, slot - first) * SLOT_S
-    return SLOTS_KEPT * SLOT_S
+    "Seconds that a device needs for what it is planned to do from a time on."
+    first = max(gpu._first, int(start / SLOT_S + 1e-6))
+    last = gpu._first + SLOTS_KEPT
+    if first >= last: return 0.0
+    a, b = first % SLOTS_KEPT, last % SLOTS_KEPT
+    planned = gpu.planned
+    whole = sum(planned[a:b]) if a < b else sum(planned[a:]) + sum(planned[:b])
+    return max(0, whole) * SLOT_S / gpu.sms
 
 # %% ../../nbs/55_baseband/16_scoreboard.ipynb #ebca86ac
 def enter_stream(

@@ -75,12 +75,13 @@ class _Gpu:
     "A device: its SMs, streams, and the thread that launches on it."
 
     __slots__ = ("kind", "free", "total", "streams", "kernels", "low", "launches", "launching",
-                 "up", "down", "ingress", "egress", "alive", "busy_s", "since", "held_s")
+                 "up", "down", "ingress", "egress", "alive", "busy_s", "since", "held_s", "lost")
 
     def __init__(self, device: SimDevice, streams: int):
         self.kind, self.total, self.alive = device.kind, device.sms, True
         self.busy_s, self.since = 0.0, 0.0  # SM seconds in use, counted until
         self.held_s = 0.0  # that its thread was held by a copy
+        self.lost = -1  # items up to this number went with it
         self.clear(streams)
 
     def clear(self, streams: int) -> None:
@@ -107,9 +108,12 @@ class PoolCounts:
     groups: int = 0
     active_s: float = 0.0  # of all frames, from the first group's begin to the end
     beside: int = 0  # groups with inputs, on the device of one of them
+    absent: int = 0  # groups submitted to a device that is not there
+    joined: dict[int, float] = field(default_factory=dict)  # SM seconds of devices till they came
     copy_s: list[float] = field(default_factory=list)  # from launch to arrival
     zf_s: list[float] = field(default_factory=list)  # parts of zero forcing
     times: dict[Opcode, list[float]] = field(default_factory=dict)  # number, start, duration
+    normal: list[float] = field(default_factory=lambda: [0, 0.0])  # not of low priority: same
 
 # %% ../../nbs/55_baseband/21_simulator.ipynb #8e64af44
 def _count_end(counts: PoolCounts, item: "_Item", now: float) -> None:
@@ -125,6 +129,9 @@ def _count_end(counts: PoolCounts, item: "_Item", now: float) -> None:
     found[0] += 1
     found[1] += item.at - item.state.at
     found[2] += now - item.at
+    if not item.low:
+        counts.normal[0] += 1
+        counts.normal[1] += now - item.at
     if opcode == Opcode.ZERO_FORCING: counts.zf_s.append(now - item.at)
     if before := item.state.program.before[item.group]:
         elsewhere = sum((b, item.device) in item.state.copied for b in before)
@@ -179,7 +186,8 @@ def _outside(self: SimExecutor, event: Event):
     "An event of the traffic."
     if type(event) is Lost: return _lose(self, event.device)
     if type(event) is Joined:
-        self.gpus[event.device].alive = True
+        gpu = self.gpus[event.device]
+        gpu.alive, self.counts.joined[event.device] = True, gpu.busy_s
         return event
     if type(event) is not Arrived: return event
     if event.frame not in self.frames and not event.symbols.start:
@@ -208,7 +216,9 @@ def _hand_over(self: SimExecutor, command: Submit | Copy) -> None:
     state = self.frames[command.frame]
     item = _Item(command, state, next(self.number))
     gpu = self.gpus[item.device]
-    if not gpu.alive: return
+    if not gpu.alive:
+        self.counts.absent += 1
+        return
     state.pending[item.group, item.device] = item
     if item.source < 0:
         item.load = self.profile(state.program, item.group, gpu.kind)
@@ -386,7 +396,7 @@ def _go_on(self: SimExecutor, state: _Frame, group: int) -> None:
 # %% ../../nbs/55_baseband/21_simulator.ipynb #3c5968e2
 def _seen(self: SimExecutor, item: _Item):
     "The host learns that a group is done."
-    if item.dead: return None
+    if item.dead or item.number < self.gpus[item.device].lost: return None
     kind = Committed if item.source < 0 else Copied
     return kind(item.frame, item.group, item.device)
 
@@ -397,7 +407,7 @@ def _lose(self: SimExecutor, device: int):
     if not gpu.alive: return None
     _occupy(self, gpu, gpu.free - gpu.total)
     gone = _items(gpu)
-    gpu.alive = False
+    gpu.alive, gpu.lost = False, next(self.number)
     gpu.clear(self.streams)
     for state in self.frames.values():
         state.there = [bits & ~(1 << device) for bits in state.there]
