@@ -76,6 +76,15 @@ def test_a_lost_device_works_less_and_no_frame_is_forgotten(capsys):
     assert lost["sm_percent"][1] < 0.5 * whole["sm_percent"][1]
 
 
+@pytest.mark.parametrize("words", [("--pool", "a100", "--lose", "0@0"), ("--link-gb-s", 0.01)])
+def test_where_nothing_runs_every_frame_is_given_up(capsys, words):
+    found = answer(capsys, "simulate", *SMALL, *words)
+    assert found["nacks"] == found["frames"] == 12 and found["average_ms"] is None
+    assert found["p9999_ms"] is None and found["throughput_kfps"] == 0
+    code, out, error = ask(capsys, "compare", *SMALL, *words, "--json")
+    assert code == 0 and len(json.loads(out)["policies"]) == len(POLICIES)
+
+
 def test_all_schedulers_side_by_side(capsys, tmp_path):
     for suffix, start in ((".svg", b"<?xml"), (".png", b"\x89PNG"), (".pdf", b"%PDF")):
         path = tmp_path / f"compared{suffix}"

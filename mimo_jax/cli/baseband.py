@@ -423,16 +423,16 @@ def _in_pool(told: Mapping[str, Any], processing: Processing, made: Made, arriva
     import numpy as np
 
     from mimo_jax.baseband.emulator import arrival_times
-    from mimo_jax.baseband.executors import PoolPlan
+    from mimo_jax.baseband.executors import PoolKernels, PoolPlan
 
     seen.doing, limit = "compiling groups", told["deadline_ms"]
     asked = pools.PoolAsked(told["policy"], told["granularity"], told["devices"],
                             limit and 1e-3 * limit)
-    plan = PoolPlan(told["detector"], told["iterations_at_most"])
+    kernels = PoolKernels(PoolPlan(told["detector"], told["iterations_at_most"]))
     times = np.asarray(arrival_times(key, arrivals, len(made.units), frames))
     frame_of = _frames_of(made, closed := arrivals.pattern == "closed")
     traffic = partial(pools.pool_traffic, times=times, closed=closed)
-    seen.pool = pools.real_pool(asked, made.frame, _host_frames(made, frame_of), plan, traffic)
+    seen.pool = pools.real_pool(asked, made.frame, _host_frames(made, frame_of), kernels, traffic)
     if "U" in made.frame.schedule: seen.sent = lambda frame: frame_of(frame).bits
     seen.doing = "in time"
     try:

@@ -178,12 +178,11 @@ def pool_numbers(seen: PoolSeen) -> dict[str, Any]:
     took = [1e3 * (e.finished - e.arrived) for e in seen.ended if e.decoded]
     tails = {name: tail_latency(took, share)._asdict() if took else None
              for name, share in SHARES.items()}
-    span = max(seen.executor.now, 1e-12)
     return {"policy": seen.scenario.policy, "frames": len(seen.ended), "decoded": found.decoded,
             "nacks": found.refused, "late": found.late, "average_ms": found.average_ms, **tails,
             "throughput_kfps": found.kfps,
-            "sm_percent": [100 * gpu.busy_s / gpu.total / span for gpu in seen.executor.gpus],
-            "copied_mb": found.copied_mb * len(seen.ended), "simulated_s": found.seconds}
+            "sm_percent": list(found.gpu_shares), "copied_mb": found.copied_mb * len(seen.ended),
+            "simulated_s": seen.executor.now}
 
 # %% ../../nbs/90_cli/11_pools.ipynb #89aa081a
 def _tail(found: Mapping[str, float] | None) -> str:
@@ -391,17 +390,17 @@ class RealPool(PoolSeen):
     program: Any = None
 
 # %% ../../nbs/90_cli/11_pools.ipynb #3e3b2ba6
-def real_pool(asked: PoolAsked, frame, source: Callable, plan, traffic: Callable) -> RealPool:
+def real_pool(asked: PoolAsked, frame, source: Callable, kernels, traffic: Callable) -> RealPool:
     "Compile and time groups of frames, and put a scheduler in front of devices."
     import jax
 
-    from mimo_jax.baseband.executors import JaxExecutor, PoolKernels, recorded_profile, time_groups
+    from mimo_jax.baseband.executors import JaxExecutor, recorded_profile, time_groups
     from mimo_jax.baseband.instructions import frame_program
     from mimo_jax.baseband.lroc import LrocRules
     from mimo_jax.baseband.scoreboard import OpcodeInfoTable
     from mimo_jax.baseband.static import make_scheduler
 
-    chips, kernels = jax.devices()[: asked.devices], PoolKernels(plan)
+    chips = jax.devices()[: asked.devices]
     make = partial(make_scheduler, asked.policy, [(chips[0].platform, 1)] * len(chips),
                    rules=LrocRules(discard=asked.deadline_s is not None))
     parts = make(OpcodeInfoTable(_untimed)).parts(frame.pilots)
