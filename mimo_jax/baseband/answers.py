@@ -6,18 +6,17 @@
 __all__ = ['LARGE_SETTINGS', 'SMALL_SETTINGS', 'PCIE_BYTES_S', 'SLOTS', 'SMS', 'GAINS', 'PRINTED_SHARES', 'ZF_SHARE', 'UPLINK',
            'DOWNLINK', 'answers']
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #1d234461
+# %% ../../nbs/55_baseband/29_answers.ipynb #230bfeee
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy import stats
 
 from .frame import FRAME_S, FrameFormat, frame_for, sample_bytes
+from .pool_answers import mean_interval, scheduler_answers
 from .speed import DATA_SHEETS, Work, downlink_work, uplink_work
-from ..csi.answers import COVERAGE
 from ..ledger import Measured
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #bd12ced9
+# %% ../../nbs/55_baseband/29_answers.ipynb #fab0d615
 LARGE_SETTINGS = ("64x32", "128x32", "128x64", "256x64", "256x128")  # of section 5.2
 SMALL_SETTINGS = ("32x8", "64x16")  # of fig. 16
 PCIE_BYTES_S = 31.5e9  # 16 lanes of PCIe 4.0
@@ -33,7 +32,7 @@ def _thread_blocks(frame: FrameFormat) -> dict[str, int]:
     by_antenna = dict.fromkeys(("pilotfft", "upfft", "ifft"), M)
     return by_antenna | by_result | {"zf": frame.groups * M, "decode": K, "encode": K}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #ee2a29ab
+# %% ../../nbs/55_baseband/29_answers.ipynb #640a349e
 def _demand() -> _Answers:
     "Section 2: what the work depends on."
     total = {mimo: sum(stage.flops for stage in uplink_work(frame_for(mimo)).values())
@@ -56,7 +55,7 @@ def _exact(place: str, numbers: Mapping[str, int | float]) -> _Answers:
     "Values without an interval."
     return {f"{place}.{name}": Measured(float(value)) for name, value in numbers.items()}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #650f6d34
+# %% ../../nbs/55_baseband/29_answers.ipynb #5c90a3fa
 def _sizes() -> _Answers:
     "What follows from the frames of the settings."
     frame, settings = frame_for("128x32"), (*SMALL_SETTINGS, *LARGE_SETTINGS)
@@ -77,7 +76,7 @@ def _sizes() -> _Answers:
     found["appendix.ctas"] = more
     return {name: Measured(float(value)) for name, value in found.items()}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #e41faade
+# %% ../../nbs/55_baseband/29_answers.ipynb #ceeac293
 def _links() -> _Answers:
     "What fits through the link between host and GPUs."
     frame = frame_for("128x32")
@@ -91,7 +90,7 @@ def _links() -> _Answers:
                 "sms": 100 * (SMS["A100"] / SMS["V100"] - 1),
                 "flops": (DATA_SHEETS["A100"].flops - DATA_SHEETS["V100"].flops) / 1e12})
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #06d00703
+# %% ../../nbs/55_baseband/29_answers.ipynb #33522ba4
 GAINS = {  # of section 5.2 over LuMaMi-GPU, Hydra-GPU and BigStation-GPU, percent
     "uplink.average": (50.6, 12.2, 53.7), "uplink.tail": (58.9, 46.9, 66.2),
     "uplink.throughput": (10.7, 25.3, 44.9), "downlink.average": (45.2, 9.5, 47.9),
@@ -117,7 +116,7 @@ def _share(work: Mapping[str, Work], stage: str) -> float:
     "Share of a stage in the operations of a frame, percent."
     return 100 * work[stage].flops / sum(each.flops for each in work.values())
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #dda0f6ef
+# %% ../../nbs/55_baseband/29_answers.ipynb #2919fd01
 def _operations() -> _Answers:
     "Shares of operations, averages over the five settings."
     up = [uplink_work(frame_for(mimo)) for mimo in LARGE_SETTINGS]
@@ -127,20 +126,10 @@ def _operations() -> _Answers:
              "precode": np.mean([_share(w, "precode") for w in down])}
     return _exact("fig9", {f"{name}.operations": float(value) for name, value in means.items()})
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #7b11165c
+# %% ../../nbs/55_baseband/29_answers.ipynb #fabc94e8
 UPLINK = ("pilot FFT", "zero forcing", "data FFT", "equalize", "decode")
 DOWNLINK = ("pilot FFT", "zero forcing", "encode", "modulate", "precode", "inverse FFT")
 _Results = Mapping[str, dict]
-
-
-def _mean(values: np.ndarray) -> Measured:
-    "The mean of repetitions with its interval; of one without."
-    found = np.asarray(values, float)
-    mean = float(found.mean())
-    if len(found) < 2: return Measured(mean)
-    reach = float(stats.t.isf((1 - COVERAGE) / 2, len(found) - 1) * found.std(ddof=1)
-                  / np.sqrt(len(found)))
-    return Measured(mean, mean - reach, mean + reach)
 
 
 def _times(results: _Results, mimo: str, direction: str) -> dict[str, np.ndarray]:
@@ -148,7 +137,7 @@ def _times(results: _Results, mimo: str, direction: str) -> dict[str, np.ndarray
     point = results[f"speed/{mimo}/{direction}"]
     return {name: np.array(point[name]) for name in (UPLINK if direction == "U" else DOWNLINK)}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #4fb5b255
+# %% ../../nbs/55_baseband/29_answers.ipynb #46495775
 def _shares(results: _Results, direction: str, data_only: bool = False) -> dict[str, np.ndarray]:
     "Percent of each stage in the time of a frame, averages over settings, by repetition."
     found = []
@@ -159,11 +148,11 @@ def _shares(results: _Results, direction: str, data_only: bool = False) -> dict[
         found.append({name: 100 * each / whole for name, each in times.items()})
     return {name: np.mean([each[name] for each in found], 0) for name in found[0]}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #f024a3a1
+# %% ../../nbs/55_baseband/29_answers.ipynb #1587fc7c
 def _margin(shares: Mapping[str, np.ndarray], stage: str, without: str = "") -> Measured:
     "By how much a stage's share is above the largest other one."
     others = [share for name, share in shares.items() if name not in (stage, without)]
-    return _mean(shares[stage] - np.max(others, 0))
+    return mean_interval(shares[stage] - np.max(others, 0))
 
 
 def _fig9(results: _Results) -> _Answers:
@@ -172,28 +161,28 @@ def _fig9(results: _Results) -> _Answers:
     rest = _shares(results, "U", True), _shares(results, "D", True)
     middle = _times(results, "128x32", "U")
     each = middle["equalize"] / 13 - middle["zero forcing"] / 13
-    return {"fig9.zf.uplink": _mean(up["zero forcing"]),
+    return {"fig9.zf.uplink": mean_interval(up["zero forcing"]),
             "fig9.zf.uplink.most": _margin(up, "zero forcing"),
-            "fig9.zf.downlink": _mean(down["zero forcing"]),
+            "fig9.zf.downlink": mean_interval(down["zero forcing"]),
             "fig9.zf.downlink.most": _margin(down, "zero forcing"),
-            "fig9.eqdemod": _mean(up["equalize"]), "fig9.precode": _mean(down["precode"]),
-            "fig9.eqdemod.data": _mean(rest[0]["equalize"]),
-            "fig9.precode.data": _mean(rest[1]["precode"]),
+            "fig9.eqdemod": mean_interval(up["equalize"]), "fig9.precode": mean_interval(down["precode"]),
+            "fig9.eqdemod.data": mean_interval(rest[0]["equalize"]),
+            "fig9.precode.data": mean_interval(rest[1]["precode"]),
             "fig9.eqdemod.next": _margin(up, "equalize", "zero forcing"),
             "fig9.precode.next": _margin(down, "precode", "zero forcing"),
-            "fig9.zf.amortized": _mean(each)}
+            "fig9.zf.amortized": mean_interval(each)}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #16aabca0
+# %% ../../nbs/55_baseband/29_answers.ipynb #4df0c391
 def _other_times(results: _Results) -> _Answers:
     "Other sentences on times, at 128 x 32."
     times = _times(results, "128x32", "U")
     longest, least = (edge(list(times.values()), 0) for edge in (np.max, np.min))
     data = sum(times[name] for name in UPLINK[2:]) / 13
     pilot = times["pilot FFT"] + times["zero forcing"]
-    return {"parallelism.inconsistent": _mean(longest / least - 2),
-            "fig15.pilot": _mean(pilot - data)}
+    return {"parallelism.inconsistent": mean_interval(longest / least - 2),
+            "fig15.pilot": mean_interval(pilot - data)}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #7460df64
+# %% ../../nbs/55_baseband/29_answers.ipynb #0704ab2b
 def _identities(point: dict) -> _Answers:
     "What must hold without noise."
     return _exact("pipeline", {"model": point["model"], "zf": point["inverse"],
@@ -217,11 +206,11 @@ def _arrays(point: dict) -> _Answers:
     value = {mimo: {name: np.array(each) for name, each in found.items()}
              for mimo, found in point.items()}
     gain = 10 * np.log10(value["64x16"]["error"] / value["128x16"]["error"])
-    return {"intro.efficiency": _mean(value["64x16"]["efficiency"] - value["1x1"]["efficiency"]),
-            "intro.coverage": _mean(gain),
-            "intro.capacity": _mean(value["64x16"]["good_bits"] - value["16x4"]["good_bits"])}
+    return {"intro.efficiency": mean_interval(value["64x16"]["efficiency"] - value["1x1"]["efficiency"]),
+            "intro.coverage": mean_interval(gain),
+            "intro.capacity": mean_interval(value["64x16"]["good_bits"] - value["16x4"]["good_bits"])}
 
-# %% ../../nbs/55_baseband/29_answers.ipynb #2595b9d1
+# %% ../../nbs/55_baseband/29_answers.ipynb #9cab67f5
 def answers(
     results: _Results,  # values of a run's points
 ) -> _Answers:
@@ -234,4 +223,5 @@ def answers(
     for name, part in parts.items():
         if name in results:
             found |= part(results[name])
+    found |= scheduler_answers(results)
     return {f"baseband.{name}": answer for name, answer in found.items()}

@@ -327,18 +327,21 @@ class PoolKernels:
 
     def __init__(self, plan: PoolPlan = PoolPlan()):
         self.plan, self.report = plan, []  # of `CompiledGroup`
-        self._made: dict[tuple, GroupKernel] = {}
+        self._made: dict[tuple, GroupKernel] = {}  # by signature and device
+        self._known: dict[tuple, GroupKernel] = {}  # by program, group and device
         self._decoders: dict[tuple, Any] = {}
         self._values: dict[tuple, Any] = {}  # shapes of what groups keep, by signature
 
     def of(self, program: Program, group: int, device: Any) -> GroupKernel:
         "The kernel of a group on a device."
+        if (found := self._known.get((program, group, device))) is not None: return found
         key = (group_signature(program, group), device)
         if key not in self._made:
             start = time.perf_counter()
             made = self._made[key] = _compile_group(self, program, group, device)
             self.report.append(CompiledGroup(program.opcodes[group], device,
                                              time.perf_counter() - start, len(made.spent)))
+        self._known[program, group, device] = self._made[key]
         return self._made[key]
 
     def prepare(self, programs: Sequence[Program], devices: Sequence[Any]) -> None:
@@ -539,7 +542,7 @@ class _PoolState:
         self.results: dict[FrameId, FrameResult] = {}
         self.recording, self.jobs, self.number = PoolRecording(), 0, count()
         self.start: float | None = None
-        self.closed = False
+        self.closed, self.wakes = False, []  # times that the scheduler asked for
         self.timed = [(t, next(self.number), e) for t, e in traffic.first]
         heapify(self.timed)
         self.posted: deque[tuple[Event, Ran | None]] = deque()
@@ -597,11 +600,12 @@ def _wait(self: JaxExecutor) -> tuple[float, Event] | None:
         _take_due(self)
         if self.posted: return self.now(), _told(self)
         if _over(self): return self.close()
-        self.changed.wait(self.timed[0][0] - self.now() if self.timed else None)
+        due = [when for when, *_ in self.timed[:1]] + self.wakes[:1]
+        self.changed.wait(min(due) - self.now() if due else None)
 
 
 def _wake(self: JaxExecutor, command: Wake) -> None:
-    heappush(self.timed, (command.at, next(self.number), Woken()))
+    heappush(self.wakes, command.at)
 
 
 def _rejoin(self: JaxExecutor, device: int) -> None:
@@ -612,7 +616,10 @@ def _rejoin(self: JaxExecutor, device: int) -> None:
 
 # %% ../../nbs/55_baseband/22_executors.ipynb #5e37651d
 def _take_due(self: JaxExecutor) -> None:
-    "Post timed events that are due."
+    "Post events that are due."
+    while self.wakes and self.wakes[0] <= self.now():
+        heappop(self.wakes)
+        self.post(Woken())
     while self.timed:
         when, _, event = self.timed[0]
         early = when > self.now()
@@ -631,9 +638,9 @@ def _arrive(self: JaxExecutor, event: Arrived, later: float) -> None:
                          "compiles all of them at the start")
     if event.symbols.start == 0:
         self.frames[event.frame] = _InFlight(event.program, self.source(event.frame))
-    self.post(event._replace(deadline=event.deadline + later))
+    self.post(event._replace(deadline=event.deadline + later, at=event.at + later))
 
-
+# %% ../../nbs/55_baseband/22_executors.ipynb #6eef6cf8
 def _told(self: JaxExecutor) -> Event:
     "The next posted event, which the scheduler knows of from now on."
     event, ran = self.posted.popleft()
@@ -641,19 +648,19 @@ def _told(self: JaxExecutor) -> Event:
     if ran is not None: self.recording.ran.append(ran._replace(told=self.now()))
     return event
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #6eef6cf8
+# %% ../../nbs/55_baseband/22_executors.ipynb #aa7e7630
 def _over(self: JaxExecutor) -> bool:
     """Whether nothing can happen any more. Raises `RuntimeError` if commands wait for results that
     nobody computes."""
     in_flight = any(not state.ended for state in self.frames.values())
-    due = [event for _, _, event in self.timed if in_flight or type(event) is not Woken]
+    due = self.timed or (self.wakes and in_flight)
     if due or not self.jobs: return not (due or self.jobs)
     if not any(worker.running or _first_ready(self, worker) for worker in self.workers):
         self.close()
         raise RuntimeError(f"{self.jobs} commands wait for results that nobody computes")
     return False
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #7a2be00d
+# %% ../../nbs/55_baseband/22_executors.ipynb #73012b5f
 def _enqueue(self: JaxExecutor, command: Submit | Copy) -> None:
     "Put a command into its stream."
     job = _Job(command, self.frames[command.frame], next(self.number), self.now())
@@ -681,7 +688,7 @@ def _finish(self: JaxExecutor, command: Finish) -> None:
         heappush(self.timed, (when, next(self.number), event))
     _free(self, command.frame, state)
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #73012b5f
+# %% ../../nbs/55_baseband/22_executors.ipynb #94d92f7b
 def _free(self: JaxExecutor, frame: FrameId, state: _InFlight) -> None:
     "Forget a frame that has ended and of which nothing runs."
     if not state.ended or state.jobs: return
@@ -689,7 +696,7 @@ def _free(self: JaxExecutor, frame: FrameId, state: _InFlight) -> None:
     for worker in self.workers:
         for group in range(len(state.program.groups)): worker.table.pop((frame, group), None)
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #94d92f7b
+# %% ../../nbs/55_baseband/22_executors.ipynb #8436caff
 def _first_ready(self: JaxExecutor, worker: _Worker) -> _Job | None:
     "The first command that can run, those of low priority last."
     heads = [jobs[0] for jobs in worker.streams.values() if jobs]
@@ -720,7 +727,7 @@ def _take(self: JaxExecutor, worker: _Worker) -> _Job | None:
         job.given = [worker.table[frame, b] for b in before]
     return job
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #8436caff
+# %% ../../nbs/55_baseband/22_executors.ipynb #109e5850
 def _work(self: JaxExecutor, worker: _Worker) -> None:
     "The thread of a device."
     while True:
@@ -743,7 +750,7 @@ def _computed(self: JaxExecutor, worker: _Worker, job: _Job) -> tuple[Any, dict]
     return run_group(self.kernels, job.state.program, job.command.group, worker.device,
                      job.state.host, given)
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #109e5850
+# %% ../../nbs/55_baseband/22_executors.ipynb #5b802854
 def _end(self: JaxExecutor, worker: _Worker, job: _Job, value: Any, pieces: dict,
          began: float, error: Exception | None) -> None:
     "Note what came of a command, unless its device was lost meanwhile."
@@ -769,7 +776,7 @@ def _failed(job: _Job) -> Failed:
     before = zip(job.state.program.before[job.command.group], job.given, strict=True)
     return Failed(*job.key, job.device, tuple(b for b, value in before if value is _FAILED))
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #5b802854
+# %% ../../nbs/55_baseband/22_executors.ipynb #e6206429
 def _bury(self: JaxExecutor, frame: FrameId, state: _InFlight, group: int) -> None:
     "Free a group's results, and those that nobody needs without it."
     state.dead.add(group)
@@ -777,7 +784,7 @@ def _bury(self: JaxExecutor, frame: FrameId, state: _InFlight, group: int) -> No
     for b in state.program.before[group]:
         if state.dead.issuperset(state.program.after[b]): _bury(self, frame, state, b)
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #e6206429
+# %% ../../nbs/55_baseband/22_executors.ipynb #91040130
 def _lose(self: JaxExecutor, device: int, error: Exception | None) -> None:
     "Drop all that is on a device."
     worker = self.workers[device]
@@ -794,7 +801,7 @@ def _lose(self: JaxExecutor, device: int, error: Exception | None) -> None:
 
 _COMMANDS = {Submit: _enqueue, Copy: _enqueue, Finish: _finish, Wake: _wake}
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #f3a5bcb9
+# %% ../../nbs/55_baseband/22_executors.ipynb #17e63e78
 class RecordedDevice(SimDevice):
     "A device that runs one group after the other."
 
@@ -816,7 +823,7 @@ def _occupied(
         ended[one.frame, one.group, one.device] = free[one.device] = one.ended
     return [found[id(one)] for one in recording.ran]
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #17e63e78
+# %% ../../nbs/55_baseband/22_executors.ipynb #fec83df0
 def recorded_profile(
     recording: PoolRecording,
 ) -> Profile:
@@ -834,7 +841,7 @@ def recorded_profile(
 
     return profile
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #fec83df0
+# %% ../../nbs/55_baseband/22_executors.ipynb #4597fb0f
 def _mean_us(seconds: Sequence[float]) -> float:
     "Mean in microseconds; 0 of nothing."
     return 1e6 * float(np.mean(seconds)) if len(seconds) else 0.0
@@ -855,7 +862,7 @@ def recorded_costs(
                        schedule_us=_mean_us(answers), peer_gb_s=1e6, spread=0.0,
                        stall_chance=0.0)
 
-# %% ../../nbs/55_baseband/22_executors.ipynb #4597fb0f
+# %% ../../nbs/55_baseband/22_executors.ipynb #2a2010a4
 def replay_executor(
     recording: PoolRecording,
     devices: int,

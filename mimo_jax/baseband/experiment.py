@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PRESETS', 'DEVICES', 'experiment', 'Sizes', 'Counted', 'received_errors', 'sent_errors', 'points']
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #a8cd5b8d
+# %% ../../nbs/55_baseband/28_experiment.ipynb #ed3cc1c2
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +27,13 @@ from .downlink import symbol_samples, user_receiver
 from .equalization import Equalizer, first_llrs, llr_bytes
 from .fourier import alternating, to_spectrum, used, whole_spectrum
 from .frame import FrameFormat, frame_code, frame_for
+from .occupancy import Calibration
+from .pool_answers import pool_values
+from .pool_figures import AVERAGED, NOMINAL, ROUGH, TINY, PoolSizes, Runs
+from .pool_figures import all_runs, changed_calibrations, latency_runs
+from .pool_figures import link_runs, partial_runs, run_all, scheduling_us
+from .pool_figures import stage_ms, window_runs, windows
+from .pool_runs import Scenario
 from .radio import Radio, captured, draw_bits, radio_channel, radio_frame
 from .radio import received, user_pilots, user_symbols
 from .sharding import AXIS, uplink_on_device
@@ -35,7 +42,7 @@ from .uplink import UplinkPlan, uplink
 from ..experiment import Experiment, Point
 from ..units import from_db
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #692f7224
+# %% ../../nbs/55_baseband/28_experiment.ipynb #e098dc1d
 @dataclass(frozen=True)
 class Sizes:
     "What a preset of the chapter runs. Raises `ValueError` for sizes that cannot be."
@@ -48,6 +55,9 @@ class Sizes:
     spreads_ns: tuple[float, ...] = (30.0, 100.0, 300.0)  # of profiles
     arrays: tuple[str, ...] = ("1x1", "16x4", "64x16", "128x16")  # compared with each other
     repeats: int = 15  # of each timing
+    pools: PoolSizes = PoolSizes()  # frames in simulated pools
+    rough: PoolSizes = ROUGH  # frames while the calibration changes
+    changes: tuple[str, ...] = tuple(changed_calibrations())
     subcarriers: int | None = None  # of all settings; None: the paper's
     fft_size: int | None = None
     group: int | None = None
@@ -64,15 +74,16 @@ class Sizes:
         return frame_for(mimo, direction, subcarriers=self.subcarriers, fft_size=self.fft_size,
                          group=self.group, code_rate=self.code_rate)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #0019b644
+# %% ../../nbs/55_baseband/28_experiment.ipynb #7427ab5e
 PRESETS = {
     "smoke": Sizes(("16x4",), ("zf",), (0.0, 25.0), 1, ("rayleigh", "cdl-c"), (100.0,), (), 2,
-                   192, 256, 16, 0.9),
+                   TINY, TINY, ("link_gb_s=22",), 192, 256, 16, 0.9),
     "laptop": Sizes(),
-    "paper": Sizes(detectors=("conjugate", "zf", "mmse"), frames=100, repeats=1000),
+    "paper": Sizes(detectors=("conjugate", "zf", "mmse"), frames=100, repeats=1000,
+                   pools=replace(PoolSizes(), latency=100_000, paced=1000), rough=PoolSizes()),
 }
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #5ed26314
+# %% ../../nbs/55_baseband/28_experiment.ipynb #33f3d773
 class Counted(NamedTuple):
     "What is left of a frame when it is compared with the truth."
 
@@ -99,7 +110,7 @@ def received_errors(key, snr_db, radio: Radio, plan: UplinkPlan) -> Counted:
     mean = jnp.mean(found.iterations.astype(jnp.float32))
     return _counted(found.bits, made.bits, found.symbols, found.error, mean, plan.frame)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #44342062
+# %% ../../nbs/55_baseband/28_experiment.ipynb #047abafa
 @partial(jax.jit, static_argnames=("radio", "plan"))
 def _sent(key, snr_db, radio: Radio, plan: DownlinkPlan, pilots_db):
     "What users receive of a downlink frame, and the bits in it."
@@ -117,7 +128,7 @@ def sent_errors(key, snr_db, radio: Radio, plan: DownlinkPlan, pilots_db=15.0) -
     zero = jnp.zeros(())
     return _counted(found.bits, bits, found.symbols, found.error, zero, plan.frame)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #f5223a17
+# %% ../../nbs/55_baseband/28_experiment.ipynb #f1d7a90f
 def _curve(one, sizes: Sizes, frame: FrameFormat, key, snrs_db: Sequence[float], report) -> dict:
     "Errors over SNR."
     found = {"snr_db": list(snrs_db), "blocks": [], "bits": [], "evm": [], "predicted": [],
@@ -140,7 +151,7 @@ def _digits(numbers) -> list[float]:
     "Numbers with as many digits as count."
     return [float(f"{n:.4g}") for n in np.asarray(numbers).ravel().tolist()]
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #99f9ce1d
+# %% ../../nbs/55_baseband/28_experiment.ipynb #956e1af0
 def _uplink(sizes: Sizes, mimo: str, detector: str, seed: int, report) -> dict:
     "Errors of the uplink of a setting over SNR."
     frame = sizes.frame(mimo)
@@ -162,7 +173,7 @@ def _channel(sizes: Sizes, profile: str, spread_ns: float, seed: int, report) ->
     one = partial(received_errors, radio=radio, plan=UplinkPlan(frame))
     return _curve(one, sizes, frame, jax.random.key(seed), sizes.snrs_db[-1:], report)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #0aeaab33
+# %% ../../nbs/55_baseband/28_experiment.ipynb #1a901beb
 def _speed(sizes: Sizes, mimo: str, direction: str, seed: int, report) -> dict:
     "Milliseconds of every stage of a setting, and of whole frames."
     frame, key = sizes.frame(mimo, direction), jax.random.key(seed)
@@ -181,7 +192,7 @@ def _speed(sizes: Sizes, mimo: str, direction: str, seed: int, report) -> dict:
     seconds = stage_seconds(stages, sizes.repeats, clock)
     return {name: _digits(1e3 * np.array(each)) for name, each in seconds.items()}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #a79a861f
+# %% ../../nbs/55_baseband/28_experiment.ipynb #e076ec04
 DEVICES = 8  # of the mesh for which programs are lowered
 _COLLECTIVE = re.compile(r'stablehlo\.(all_to_all|all_gather|all_reduce|reduce_scatter|'
                          r'collective_permute)"')
@@ -195,7 +206,7 @@ def _lowered(function, *inputs) -> str:
     "A program as it is before compilation."
     return jax.jit(function).trace(*inputs).lower(lowering_platforms=("cpu",)).as_text()
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #6861e3f1
+# %% ../../nbs/55_baseband/28_experiment.ipynb #80ca2f46
 def _stages(up: FrameFormat, down: FrameFormat) -> dict[str, tuple]:
     "Every stage as a function, its inputs' shapes, and the axis along which each is shared."
     M, K, sc, g = up.antennas, up.users, up.subcarriers, up.groups
@@ -217,7 +228,7 @@ def _stages(up: FrameFormat, down: FrameFormat) -> dict[str, tuple]:
                        (_array(bit, K, symbols, k), planes), (0, 0)),
             "decode": (decode, (_array(byte, K, symbols, Q, sc), planes), (0, 0))}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #4ccfe274
+# %% ../../nbs/55_baseband/28_experiment.ipynb #15dac808
 def _collectives(text: str) -> dict[str, int]:
     "Collectives of a lowered program, by kind."
     return dict(Counter(_COLLECTIVE.findall(text)))
@@ -235,7 +246,7 @@ def _on_mesh(function, specs):
     return jax.shard_map(function, mesh=AbstractMesh((DEVICES,), (AXIS,)), in_specs=specs,
                          out_specs=P(AXIS), check_vma=False)
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #0e7e0cc1
+# %% ../../nbs/55_baseband/28_experiment.ipynb #ea6adf36
 def _programs(report) -> dict:
     "Collectives and matrix products of all stages, and of the whole uplink."
     up, down = (frame_for("64x16", d, subcarriers=1280) for d in "UD")
@@ -250,7 +261,7 @@ def _programs(report) -> dict:
                          for name, (f, inputs, _) in stages.items()},
             "uplink": _collectives(whole)}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #82866971
+# %% ../../nbs/55_baseband/28_experiment.ipynb #ff9c994d
 def _identities(sizes: Sizes, mimo: str, seed: int, report) -> dict:
     "What must hold without noise: largest deviations, and bits in error."
     frame, key = sizes.frame(mimo), jax.random.key(seed)
@@ -273,7 +284,7 @@ def _identities(sizes: Sizes, mimo: str, seed: int, report) -> dict:
             "uplink_bits": int(up.bits), "downlink_bits": int(there.bits),
             "alone_bits": _alone(key, radio)}
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #33966403
+# %% ../../nbs/55_baseband/28_experiment.ipynb #8bdaf836
 def _alone(key, radio: Radio) -> int:
     "Bits of a frame's last symbol that change when those before it are other ones."
     made, other = (radio_frame(k, radio, 6.0) for k in jax.random.split(key))
@@ -282,7 +293,7 @@ def _alone(key, radio: Radio) -> int:
     first, second = (uplink(iq, plan).bits[:, -1] for iq in (made.iq, mixed))
     return int((first != second).sum())
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #6ae4d457
+# %% ../../nbs/55_baseband/28_experiment.ipynb #c73be2ae
 def _arrays(sizes: Sizes, seed: int, report) -> dict:
     "What is received of frames of several arrays at 6 dB: efficiency, error and good bits."
     found = {}
@@ -299,7 +310,63 @@ def _arrays(sizes: Sizes, seed: int, report) -> dict:
         report(len(found) / len(sizes.arrays))
     return found
 
-# %% ../../nbs/55_baseband/28_experiment.ipynb #0bdde440
+# %% ../../nbs/55_baseband/28_experiment.ipynb #c690ae66
+def _runs(runs: Runs, seed: int, report) -> dict:
+    "Simulated pools."
+    return run_all(runs, NOMINAL, seed, report)
+
+
+def _band(sizes: PoolSizes, at: Calibration, seed: int, report) -> dict:
+    "All answers of rough runs under a calibration."
+    found = pool_values(run_all(all_runs(sizes), at, seed, report), sizes)
+    return {name: value for name, number in found.items()
+            if np.isfinite(value := _digits([number])[0])}
+
+
+def _leaving(sizes: PoolSizes, seed: int, report) -> dict:
+    "Pools whose devices leave and return."
+    found = {}
+    for name, scenario in window_runs(sizes).items():
+        found[name.partition("/")[2]] = windows(scenario, NOMINAL, seed)[1]
+        report(len(found) / 2)
+    return found
+
+
+def _halved(sizes: PoolSizes, seed: int, report) -> dict:
+    "Milliseconds of each task with all SMs and with half of them, frame by frame."
+    runs = partial_runs(sizes)
+    return {str(n): stage_ms(runs[f"partial/{n}/U/frame"], NOMINAL, seed) for n in (108, 54)}
+
+# %% ../../nbs/55_baseband/28_experiment.ipynb #cccc74ee
+def _link(sizes: PoolSizes, seed: int, report) -> dict:
+    "Pools whose devices share a link to the host."
+    return run_all(link_runs(sizes), replace(NOMINAL, shared_link=True), seed, report)
+
+
+def _costs(sizes: PoolSizes, repeats: int, seed: int, report) -> dict:
+    "Microseconds of scheduling."
+    one = Scenario("128x32", "U", "lroc", frames=sizes.closed)
+    return {name: _digits(found) for name, found in scheduling_us(one, repeats).items()}
+
+
+def _pools(sizes: Sizes, seed: int) -> dict[str, Point]:
+    "Points of the scheduler."
+    s, found = sizes.pools, {}
+    for mimo in (*s.small, *s.large):
+        for d in "UD" if mimo in s.large else "U":
+            found[f"pool/runs/closed/{mimo}/{d}"] = partial(
+                _runs, latency_runs(s, mimo, d), seed)
+    for part in AVERAGED:
+        found[f"pool/runs/{part.__name__.removesuffix('_runs')}"] = partial(_runs, part(s), seed)
+    for name, one in (("leaving", _leaving), ("stages", _halved), ("link", _link)):
+        found[f"pool/{name}"] = partial(one, s, seed)
+    found["pool/costs"] = partial(_costs, s, sizes.repeats, seed)
+    found["pool/rough"] = partial(_band, sizes.rough, NOMINAL, seed)
+    changed = changed_calibrations()
+    return found | {f"pool/band/{name}": partial(_band, sizes.rough, changed[name], seed)
+                    for name in sizes.changes}
+
+# %% ../../nbs/55_baseband/28_experiment.ipynb #25a8c74a
 def points(sizes: Sizes, seed: int) -> dict[str, Point]:
     "Every point of the chapter, in order."
     first, found = sizes.settings[0], {}
@@ -314,7 +381,8 @@ def points(sizes: Sizes, seed: int) -> dict[str, Point]:
             found[name] = partial(_channel, sizes, profile, spread, seed)
     if sizes.arrays:
         found["arrays"] = partial(_arrays, sizes, seed)
-    return found | {"identities": partial(_identities, sizes, first, seed), "programs": _programs}
+    found |= {"identities": partial(_identities, sizes, first, seed), "programs": _programs}
+    return found | _pools(sizes, seed)
 
 
 experiment = Experiment("baseband", PRESETS, points, answers)

@@ -433,7 +433,6 @@ def _lost(self: Lroc, event: Lost, now: float) -> None:
     gpu, device = self.board.gpus[event.device], event.device
     gpu.alive, gpu.used, gpu.backlog = False, 0, 0.0
     for stream in gpu.streams: stream.clear()
-    self.queues[device] = _Queue()
     for entry in self.delayed[device]: heappush(self.delayed[DELAYED], entry)
     self.delayed[device] = []
     for status in list(self.frames.values()):
@@ -444,6 +443,7 @@ def _lost(self: Lroc, event: Lost, now: float) -> None:
             for g in again: status.state[g] = WAITING
             if not status.outstanding: del self.frames[status.frame]
         elif again: _again(self, status, again, now)
+    self.queues[device] = _Queue()
     self.touched.update(self.board.alive())
 
 

@@ -196,7 +196,7 @@ def _occupancies(log: PoolLog, executor: SimExecutor) -> dict[str, Any]:
     busy = [100 * gpu.busy_s / gpu.total / now for gpu in executor.gpus]
     sms = [gpu.total for gpu in executor.gpus]
     kernels = max(1, counts.full + counts.partial + counts.delayed)
-    with_inputs = max(1, counts.groups - counts.times[Opcode.LOAD][0])
+    with_inputs = max(1, counts.groups - counts.times.get(Opcode.LOAD, [0])[0])
     others = [found for opcode, found in counts.times.items() if opcode not in FOLLOWERS]
     held = sum(gpu.held_s for gpu in executor.gpus)
     return {"sm_share": float(np.average(busy, weights=sms)), "gpu_shares": tuple(busy),

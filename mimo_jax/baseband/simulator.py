@@ -200,7 +200,7 @@ def _outside(self: SimExecutor, event: Event):
         groups = event.program.symbols.count(s)
         self.unit_until += 1e-6 * self.at.plan_us * groups
         first = event.symbols.start if s == event.symbols.start else s
-        if groups: self._at(self.unit_until, _deliver, event._replace(symbols=range(first, s + 1)))
+        self._at(self.unit_until, _deliver, event._replace(symbols=range(first, s + 1)))
 
 
 def _deliver(self: SimExecutor, event: Event):
@@ -457,13 +457,18 @@ def _fail(self: SimExecutor, item: _Item) -> None:
         if head and stream: self._at(self.now, _begin_again, stream[0])
     if gpu.launching is item: self._at(self.now, _launch_again, gpu)
     if item.source < 0:
-        self._at(self.now, _deliver, Failed(item.frame, item.group, item.device, missing))
+        self._at(self.now, _failed, Failed(item.frame, item.group, item.device, missing))
 
 
+def _failed(self: SimExecutor, event: Failed):
+    "A failure is told unless its device is lost, too."
+    return event if self.gpus[event.device].alive else None
+
+# %% ../../nbs/55_baseband/21_simulator.ipynb #e2d5ed81
 def _begin_again(self: SimExecutor, item: _Item):
     if not (item.dead or item.began) and self.gpus[item.device].streams[item.stream][0] is item:
         _begin(self, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #e2d5ed81
+# %% ../../nbs/55_baseband/21_simulator.ipynb #fba0e0c3
 def _launch_again(self: SimExecutor, gpu: _Gpu):
     if gpu.launching is not None and gpu.launching.dead: _launch_next(self, gpu)

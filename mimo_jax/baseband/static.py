@@ -92,7 +92,7 @@ def task_level(self: Static, status: FrameStatus, group: int) -> tuple[int, int]
     if pilot or not set(program.opcodes[group]) <= apart: return device, stream
     if self.shares:  # in proportion, too, and apart from where the other half is
         turn = self.numbers[status.frame] * len(program.schedule) + program.symbols[group]
-        return self.turns[(turn + len(self.turns) // 2) % len(self.turns)], stream
+        return self.turns[(turn + len(self.turns) // 2 + 1) % len(self.turns)], stream
     return self.alive[(self.alive.index(device) + 1) % len(self.alive)], stream
 
 # %% ../../nbs/55_baseband/19_static.ipynb #e952f943
@@ -124,6 +124,10 @@ def _arrived(self: Static, event: Arrived, now: float) -> list[Command]:
         status = self.frames[event.frame] = FrameStatus(event)
         self.numbers[event.frame] = next(self.order)
     if status.ended: return []
+    if not self.alive:
+        found = _done(self, status, False)
+        _forget(self, status)
+        return found
     found, program = [], status.program
     for group in status.arrive(event.symbols):
         device, stream = self.place(self, status, group)
