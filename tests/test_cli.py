@@ -58,7 +58,8 @@ USAGE_ERRORS = [
     ("link", "--mcs", "29"), ("csi", "train", "--out", "x", "--ratio", "1/5"),
     ("csi", "compress", "x", "y", "--method", "magic"), ("data", "generate", "--seed", "-1"),
     ("baseband", "run", "--modulation", "8psk"), ("baseband", "run", "--picture", "x.gif"),
-    ("baseband", "record"),
+    ("baseband", "record"), ("baseband", "simulate", "--policy", "fifo"), ("baseband", "trace"),
+    ("baseband", "simulate", "--deadline-ms", "0.01"), ("baseband", "compare", "--output", "x.gif"),
 ]
 
 

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MODULATIONS', 'ChannelOfFrames', 'FIXED_DEVICES', 'TIMED_ROUNDS', 'app', 'Made', 'need_devices', 'Outcome', 'outcome',
-           'Seen', 'evm_of', 'summary', 'even_if_stopped', 'Processing', 'Ordered', 'stage_times', 'picture_file',
-           'draw_users', 'Source', 'run_command', 'record_command']
+           'Seen', 'evm_of', 'summary', 'Processing', 'Ordered', 'stage_times', 'draw_users', 'Source', 'run_command',
+           'record_command']
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #45a194f0
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from .output import AsJson, Seed, a_number, new_file, show, table
+from . import pools
+from .output import AsJson, Seed, a_number, even_if_stopped, new_file, picture_file
+from .output import show, table
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #986e39e6
 MODULATIONS = {"qpsk": 2, "16qam": 4, "64qam": 6, "256qam": 8}  # bits of a symbol
@@ -169,6 +171,8 @@ class Seen:
     symbols: Any = None  # of user 0
     stages: dict[str, float] | None = None
     picture: str | None = None
+    pool: Any = None  # of devices behind a scheduler
+    sent: Callable = lambda frame: None  # bits of a pool's frame
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #d7ca30e4
 def _rates(outcomes: list[Outcome]) -> dict[str, Any]:
@@ -213,20 +217,27 @@ def summary(seen: Seen) -> dict[str, Any]:
         "iterations": _mean(one.iterations for one in seen.outcomes),
         "frames": len(seen.seconds), "different_frames": len(seen.outcomes),
         "frame_ms": _ms(seen.seconds), "late_ms": _ms(seen.late), "stages_ms": seen.stages,
-        "picture": seen.picture}
+        "picture": seen.picture,
+        "pool": seen.pool and pools.real_numbers(seen.pool, seen.sent)}
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #6df5fceb
 def _panel(seen: Seen):
     "What the live view shows."
-    fields = {"now": seen.doing, "frames": f"{len(seen.seconds)} / {seen.frames}"}
+    fields = {"now": seen.doing, "frames": f"{_done(seen)} / {seen.frames}"}
     if seen.squares:
         rates, evm = _rates(list(seen.outcomes)), evm_of(seen)
         fields |= {"EVM": f"{evm['mean_percent']:.2f} % against {evm['against']}",
                    "BER": rates["ber"] and _interval(rates["ber"]),
                    "BLER": _interval(rates["bler"])}
+    if seen.pool: fields |= pools.pool_panel(seen.pool)
     if seen.late:
         fields |= {"ms per frame": _times(_ms(seen.seconds)), "late (ms)": _times(_ms(seen.late))}
     return table([{"baseband": name, " ": value} for name, value in fields.items()])
+
+
+def _done(seen: Seen) -> int:
+    "Frames that have come to an end."
+    return len(seen.pool.ended) if seen.pool else len(seen.seconds)
 
 
 def _interval(rate: Mapping[str, float]) -> str:
@@ -246,20 +257,6 @@ def _live(seen: Seen, wanted: bool):
     if not (wanted and console.is_terminal): return nullcontext()
     return Live(get_renderable=partial(_panel, seen), console=console, transient=True,
                 refresh_per_second=4)
-
-
-@contextmanager
-def even_if_stopped(tell: Callable[[], None]):
-    "Tell what was found at the end, and where a signal stops the work, too."
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as stopped:
-        tell()
-        stopped.add_note("what was counted until then is shown")
-        raise
-    tell()
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #3b443f14
 class Processing(NamedTuple):
@@ -393,14 +390,57 @@ def _take_times(processing: Processing, made: Made, arrivals, frames: int, key, 
     seen.doing = "timing stages"
     seen.stages = stage_times(processing, made.units[0][0])
 
+# %% ../../nbs/90_cli/10_baseband.ipynb #b0014d03
+def _frames_of(made: Made, closed: bool) -> Callable:
+    "From a frame's unit and number to the frame; a closed loop counts the frames of all units."
+    units = len(made.units)
+
+    def frame_of(frame: tuple[int, int]):
+        unit, number = (frame[1] % units, frame[1] // units) if closed else frame
+        return made.units[unit][number % len(made.units[unit])]
+
+    return frame_of
+
+
+def _host_frames(made: Made, frame_of: Callable) -> Callable:
+    "From a frame's unit and number to what is in the host's memory."
+    import numpy as np
+
+    from mimo_jax.baseband.executors import HostFrame
+
+    down = "D" in made.frame.schedule
+
+    def host(frame: tuple[int, int]):
+        one = frame_of(frame)
+        return HostFrame(np.asarray(one.iq), np.asarray(one.bits) if down else None)
+
+    return host
+
+# %% ../../nbs/90_cli/10_baseband.ipynb #b0014d04
+def _in_pool(told: Mapping[str, Any], processing: Processing, made: Made, arrivals, frames: int,
+             key, seen: Seen) -> None:
+    "Run all frames through a scheduler as they arrive."
+    import numpy as np
+
+    from mimo_jax.baseband.emulator import arrival_times
+    from mimo_jax.baseband.executors import PoolKernels, PoolPlan
+
+    seen.doing, limit = "compiling groups", told["deadline_ms"]
+    asked = pools.PoolAsked(told["policy"], told["granularity"], told["devices"],
+                            limit and 1e-3 * limit)
+    kernels = PoolKernels(PoolPlan(told["detector"], told["iterations_at_most"]))
+    times = np.asarray(arrival_times(key, arrivals, len(made.units), frames))
+    frame_of = _frames_of(made, closed := arrivals.pattern == "closed")
+    traffic = partial(pools.pool_traffic, times=times, closed=closed)
+    seen.pool = pools.real_pool(asked, made.frame, _host_frames(made, frame_of), kernels, traffic)
+    if "U" in made.frame.schedule: seen.sent = lambda frame: frame_of(frame).bits
+    seen.doing = "in time"
+    try:
+        pools.run_real(seen.pool)
+    finally:
+        seen.seconds = [one.finished - one.arrived for one in seen.pool.ended if one.decoded]
+
 # %% ../../nbs/90_cli/10_baseband.ipynb #d718e25c
-def picture_file(path: Path | None) -> Path | None:
-    "A path for a picture. Raises `typer.BadParameter` for another suffix, or none to write to."
-    if path is not None and path.suffix not in (".svg", ".png", ".pdf"):
-        raise typer.BadParameter(f"{str(path)!r}: a picture ends in .svg, .png or .pdf")
-    return path and new_file(path)
-
-
 def draw_users(seen: Seen, kind: str) -> bytes:
     "The constellation of user 0 and the EVM of all users, as svg, png or pdf."
     import io
@@ -426,11 +466,21 @@ def draw_users(seen: Seen, kind: str) -> bytes:
 # %% ../../nbs/90_cli/10_baseband.ipynb #983119c7
 app = typer.Typer(name="baseband", no_args_is_help=True,
                   help="The signal processing of a base station, on frames with truth.")
+app.add_typer(pools.app)  # simulate, compare, trace
 _Detector = Annotated[Literal["conjugate", "zf", "mmse"], _option("What separates users.")]
 _Iterations = Annotated[int, _option("Of the decoder, at most.", min=1, max=1000)]
 _Frames = Annotated[int, _option("Of each unit.", min=1)]
 _Units = Annotated[int, _option("Radio units.", min=1, max=1000)]
 _Devices = Annotated[int, _option("That share each frame.", min=1, max=64)]
+_Scheduled = Annotated[pools.Policy | None, _option(
+    "Scheduler in front of the devices [default: none; each frame is shared by all].",
+    default=False)]
+_Granularity = Annotated[pools.Grain, _option("What a scheduler schedules.")]
+_FrameDeadline = Annotated[float | None, _option(
+    "Of a scheduler's frames, in ms [default: none].", callback=pools.symbol_or_more,
+    default=False)]
+
+# %% ../../nbs/90_cli/10_baseband.ipynb #b0014d01
 _Pattern = Annotated[Literal["paced", "burst", "closed"], _option(
     "A frame a period, several at once, or the next when the last is done.")]
 _Period = Annotated[float, _option("Of frames, in ms.", min=1e-3, max=1e6, callback=a_number)]
@@ -525,9 +575,11 @@ def _radio(asked: Mapping, direction: str, channel: str, delay_spread_ns: float,
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #789409e6
 def _processing(source: Source, frame, told: Mapping[str, Any]) -> Processing:
-    "What is done to frames. Raises `ValueError` for a downlink on more than one device."
+    "What is done to frames. Raises `ValueError` for options that do not go together."
     detector, iterations, devices = (told[name] for name in (
         "detector", "iterations_at_most", "devices"))
+    if told["policy"]: devices = 1  # of the receiver that counts errors
+    elif told["deadline_ms"]: raise ValueError("--deadline-ms: is that of a scheduler, --policy")
     if "D" not in frame.schedule:
         from mimo_jax.baseband.uplink import UplinkPlan
 
@@ -547,8 +599,9 @@ def run_command(
     delay_spread_ns: _Spread = 100.0, speed: _Speed = 0.0, iq: _Iq = None, scale: _Scale = None,
     frames: _Frames = 200, distinct: _Distinct = 8, units: _Units = 1,
     arrivals: _Pattern = "closed", period_ms: _Period = 1.0, jitter_ms: _Jitter = 0.0,
-    burst: _Burst = 8, devices: _Devices = 1, picture: _Picture = None, seed: Seed = 0,
-    as_json: AsJson = False,
+    burst: _Burst = 8, devices: _Devices = 1, policy: _Scheduled = None,
+    granularity: _Granularity = "symbol", deadline_ms: _FrameDeadline = None,
+    picture: _Picture = None, seed: Seed = 0, as_json: AsJson = False,
 ) -> None:
     "Receive frames as they arrive: EVM, BER, BLER and times."
     need_devices(devices)
@@ -558,7 +611,8 @@ def run_command(
     radio = None if iq else _radio(asked, direction, channel, delay_spread_ns, speed)
     source = Source(asked, radio, iq, scale, units, min(distinct, frames), snr, seed)
     told = {"direction": direction, "detector": detector, "iterations_at_most": iterations,
-            "devices": devices, "units": units, "arrivals": arrivals, "seed": seed}
+            "devices": devices, "units": units, "arrivals": arrivals, "seed": seed,
+            "policy": policy, "granularity": granularity, "deadline_ms": deadline_ms}
     _run(source, told, _arrivals(arrivals, period_ms, jitter_ms, burst), frames, picture, as_json)
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #92ca16ae
@@ -572,8 +626,9 @@ def _run(source: Source, told: dict[str, Any], arrivals, frames: int, picture: P
         made = _from_file(source) if source.iq else _generated(source, keys[0], seen)
         told |= _facts(made)
         processing = _processing(source, made.frame, told)
+        timed = partial(_in_pool, told) if told["policy"] else _take_times
         _count_errors(processing, made, seen)
-        _take_times(processing, made, arrivals, frames, keys[1], seen)
+        timed(processing, made, arrivals, frames, keys[1], seen)
         if picture:
             _draw(seen, picture)
 
@@ -625,7 +680,17 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         said = ", ".join(f"{name.replace('_', ' ')} {ms:.2f}"
                          for name, ms in found["stages_ms"].items())
         lines += [f"Stages, each by itself on one device (ms): {said}"]
-    return lines + ([f"Picture: {found['picture']}"] if found["picture"] else [])
+    picture = [f"Picture: {found['picture']}"] if found["picture"] else []
+    return lines + _pool_lines(found["pool"]) + picture
+
+
+def _pool_lines(pool: Mapping[str, Any] | None) -> list[str]:
+    "What a scheduler did with devices, in a line."
+    if not pool: return []
+    devices = " ".join(f"{share:.0f}" for share in pool["busy_percent"])
+    return [f"Scheduled by {pool['policy']}, each {pool['granularity']}: "
+            f"{pool['frames_per_s'] or 0:.4g} frames/s, {pool['nacks']} NACK, {pool['late']} late; "
+            f"devices work (%): {devices}"]
 
 # %% ../../nbs/90_cli/10_baseband.ipynb #75c0fadb
 @app.command("record")

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['AsJson', 'Seed', 'PIPED_WIDTH', 'LONGEST_NAME', 'LONGEST_PATH', 'finite', 'print_json', 'screen', 'number', 'table',
-           'show', 'new_file', 'new_folder', 'a_number']
+           'show', 'new_file', 'new_folder', 'a_number', 'picture_file', 'even_if_stopped']
 
 # %% ../../nbs/90_cli/02_output.ipynb #3e84b7d5
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,3 +117,24 @@ def a_number(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number")
     return value
+
+# %% ../../nbs/90_cli/02_output.ipynb #5e7c0ad1
+def picture_file(path: Path | None) -> Path | None:
+    "A path for a picture. Raises `typer.BadParameter` for another suffix, or none to write to."
+    if path is not None and path.suffix not in (".svg", ".png", ".pdf"):
+        raise typer.BadParameter(f"{str(path)!r}: a picture ends in .svg, .png or .pdf")
+    return path and new_file(path)
+
+# %% ../../nbs/90_cli/02_output.ipynb #5e7c0ad2
+@contextmanager
+def even_if_stopped(tell: Callable[[], None]) -> Iterator[None]:
+    "Tell what was found at the end, and where a signal stops the work, too."
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as stopped:
+        tell()
+        stopped.add_note("what was counted until then is shown")
+        raise
+    tell()

@@ -36,6 +36,7 @@ from mimo_jax.data import csi_sets, sets
 from mimo_jax import experiment
 from mimo_jax.split import network
 
+FEW_FRAMES = ["--frames", "2", "--pool", "2xa100"]
 FEW = 4  # values of an integer option from its least on: what is legal and cheap
 TEXTS = ("", " ", "[/x]", "[red]", "nan", "inf", "-inf", "1e400", "9" * 400, "-1", "0", "1",
          "é漢\u202e", "a" * 300, "b/" * 2000, "../x", "x/y", "\x1b[2J", "%s{}", "--", "-", "0:1:1",
@@ -230,6 +231,7 @@ def stand_in_frames(patch):
     patch.setattr(baseband_commands, "_orders", lambda *_: lambda _: frame_)
     patch.setattr(baseband_commands, "_count_errors", counted)
     patch.setattr(baseband_commands, "_take_times", timed)
+    patch.setattr(baseband_commands, "_in_pool", timed)
     patch.setattr(baseband_commands, "draw_users", lambda *_: b"picture")
 
 
@@ -302,6 +304,8 @@ def test_every_command_can_succeed_under_the_stand_ins(calls):
         "data generate": ["--samples", "8", "--out", "new"],
         "split train": [], "split simulate": [], "split serve": [], "split keys": ["new"],
         "baseband run": ["--picture", "new.svg"], "baseband record": ["--out", "new.npz"],
+        "baseband simulate": FEW_FRAMES, "baseband compare": FEW_FRAMES,
+        "baseband trace": [*FEW_FRAMES, "--output", "new.json"],
         "tolerate profile": [], "tolerate transmit": [], "tolerate compare": [],
     }
     known = {" ".join(words) for words, _ in COMMANDS}
