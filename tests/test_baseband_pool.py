@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mimo_jax.baseband.downlink import DownlinkPlan, downlink
 from mimo_jax.baseband.executors import HostFrame, JaxExecutor, PoolKernels
 from mimo_jax.baseband.frame import frame_code, frame_for
-from mimo_jax.baseband.instructions import Arrived, Committed, Copied, Copy, Failed, Finish, Joined
-from mimo_jax.baseband.instructions import Lost, Submit, frame_program
+from mimo_jax.baseband.instructions import Arrived, Committed, Copied, Copy, Failed, Finish
+from mimo_jax.baseband.instructions import Lost, Returned, Submit, frame_program
 from mimo_jax.baseband.occupancy import Load
 from mimo_jax.baseband.pool import closed_traffic, paced_traffic, run_pool, with_events
 from mimo_jax.baseband.radio import Radio, radio_frame
@@ -117,7 +117,7 @@ def traffic_of(kinds, program, losses, **paced):
     events = []
     for at, device, back in losses:
         events.append((at, Lost(device % len(kinds))))
-        if back is not None: events.append((at + back, Joined(device % len(kinds))))
+        if back is not None: events.append((at + back, Returned(device % len(kinds))))
     return with_events(paced_traffic(PROGRAMS[program], **paced), events)
 
 
@@ -217,7 +217,7 @@ def test_devices_that_come_and_go_leave_no_frame_without_an_end(policy, made, ke
     program = frame_program(UP, granularity="symbol")
     rng = np.random.default_rng(7)
     events = [(t + back, kind(d)) for t, d in zip(rng.uniform(0, 0.3, 8), [1, 2] * 4, strict=True)
-              for back, kind in ((0.0, Lost), (rng.exponential(0.02), Joined))]
+              for back, kind in ((0.0, Lost), (rng.exponential(0.02), Returned))]
     paced = paced_traffic(program, 20, period_s=15e-3, deadline_s=60.0)
     executor, log, _ = run_on_devices(program, policy, with_events(paced, events),
                                       lambda frame: HostFrame(made[frame[1] % 2].iq), kernels, 3)
@@ -227,5 +227,5 @@ def test_devices_that_come_and_go_leave_no_frame_without_an_end(policy, made, ke
 
 
 def test_events_have_the_names_that_the_rules_look_for():
-    handled = {Arrived, Committed, Copied, Failed, Lost, Joined}
+    handled = {Arrived, Committed, Copied, Failed, Lost, Returned}
     assert all(hasattr(Rules, kind.__name__.lower()) for kind in handled)

@@ -11,8 +11,8 @@ import pytest
 
 from mimo_jax.baseband import pool
 from mimo_jax.baseband.instructions import Granularity
-from mimo_jax.baseband.occupancy import GPUS, Calibration
-from mimo_jax.baseband.pool_runs import Scenario, measure
+from mimo_jax.baseband.occupancy import GPUS, PoolCalibration
+from mimo_jax.baseband.pool_runs import PoolScenario, measure_pool
 from mimo_jax.baseband.simulator import SimDevice
 from mimo_jax.baseband.static import POLICIES
 from mimo_jax.baseband.trace import trace_problems
@@ -41,8 +41,8 @@ def test_a_simulation_says_what_the_library_measures(capsys):
                    "--frames", 30, "--direction", "downlink", "--link-gb-s", 20, "--seed", 3,
                    "--deadline-ms", 1.5, "--no-discard", "--policy", "symbol")
     devices = (SimDevice(), SimDevice("V100"), SimDevice("V100"))
-    there = measure(Scenario("64x16", "D", "symbol", devices, 30, 2, "paced", deadline_s=1.5e-3),
-                    Calibration(link_gb_s=20.0), 3)
+    scenario = PoolScenario("64x16", "D", "symbol", devices, 30, 2, "paced", deadline_s=1.5e-3)
+    there = measure_pool(scenario, PoolCalibration(link_gb_s=20.0), 3)
     assert found["average_ms"] == pytest.approx(there.average_ms)
     assert found["p9999_ms"]["value"] == pytest.approx(there.tail_ms)
     assert found["throughput_kfps"] == pytest.approx(there.kfps)

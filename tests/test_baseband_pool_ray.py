@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mimo_jax.baseband.frame import frame_for
-from mimo_jax.baseband.instructions import Joined, Lost, frame_program
+from mimo_jax.baseband.instructions import Returned, Lost, frame_program
 
 FRAMES = 12
 SIZES = {"subcarriers": 96, "fft_size": 128, "group": 16, "code_rate": 0.9}
@@ -68,7 +68,7 @@ def frames_after_a_kill():
 
     killed: list[int] = []
     log = run_pool(scheduler, executor, watch=watch)
-    assert killed and Lost(1) in seen and Joined(1) in seen
+    assert killed and Lost(1) in seen and Returned(1) in seen
     check(log, executor, made)
     assert all(one.decoded for one in log.ended) and not scheduler.frames
 

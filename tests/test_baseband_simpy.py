@@ -9,13 +9,13 @@ import simpy
 from mimo_jax.baseband.frame import frame_for
 from mimo_jax.baseband.instructions import Committed, Copy, Submit, frame_program
 from mimo_jax.baseband.lroc import LrocRules
-from mimo_jax.baseband.occupancy import GPUS, Calibration, group_load
+from mimo_jax.baseband.occupancy import GPUS, PoolCalibration, group_load
 from mimo_jax.baseband.pool import closed_traffic, paced_traffic, run_pool
 from mimo_jax.baseband.scoreboard import OpcodeInfoTable
 from mimo_jax.baseband.simulator import SimDevice, SimExecutor
 from mimo_jax.baseband.static import POLICIES, make_scheduler
 
-QUIET = Calibration(spread=0.0, stall_chance=0.0)
+QUIET = PoolCalibration(spread=0.0, stall_chance=0.0)
 
 
 def uneven(program, group, kind):

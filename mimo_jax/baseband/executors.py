@@ -35,11 +35,11 @@ from .equalization import equalizer, first_llrs, llr_bytes
 from .fourier import edge_energy, to_spectrum, used
 from .frame import FrameFormat, frame_code
 from .instructions import Arrived, Command, Committed, Copied, Copy, Event
-from .instructions import Failed, Finish, FrameId, Instruction, Joined, Lost
+from .instructions import Failed, Finish, FrameId, Instruction, Returned, Lost
 from .instructions import Opcode, Program, Submit, Wake, Woken
-from .occupancy import Calibration, Load
+from .occupancy import PoolCalibration, Load
 from .pool import Traffic
-from .scoreboard import Profile
+from .scoreboard import LoadProfile
 from .simulator import SimDevice, SimExecutor
 from .uplink import UplinkPlan, uplink_llrs
 
@@ -612,7 +612,7 @@ def _rejoin(self: JaxExecutor, device: int) -> None:
     worker = self.workers[device]
     if worker.alive: return
     worker.alive, worker.error = True, None
-    self.post(Joined(device))
+    self.post(Returned(device))
 
 # %% ../../nbs/55_baseband/22_executors.ipynb #5e37651d
 def _take_due(self: JaxExecutor) -> None:
@@ -626,7 +626,7 @@ def _take_due(self: JaxExecutor) -> None:
         if early and (self.paced or type(event) is not Arrived or self.posted): return
         heappop(self.timed)
         if type(event) is Lost: _lose(self, event.device, None)
-        elif type(event) is Joined: _rejoin(self, event.device)
+        elif type(event) is Returned: _rejoin(self, event.device)
         elif type(event) is not Arrived: self.post(event)
         else: _arrive(self, event, self.now() - when if early else 0.0)
 
@@ -826,7 +826,7 @@ def _occupied(
 # %% ../../nbs/55_baseband/22_executors.ipynb #fec83df0
 def recorded_profile(
     recording: PoolRecording,
-) -> Profile:
+) -> LoadProfile:
     """What groups ask of such devices: one SM, for the mean of the recorded times. The profile
     raises `KeyError` for a group that was not recorded."""
     times = defaultdict(list)
@@ -849,7 +849,7 @@ def _mean_us(seconds: Sequence[float]) -> float:
 
 def recorded_costs(
     recording: PoolRecording,
-) -> Calibration:
+) -> PoolCalibration:
     "Costs of the host, on average: a copy, telling the scheduler, and its answer."
     groups = [one for one in recording.ran if not one.copied]
     said = np.sort([t for one in groups for t in (one.told, one.queued)])
@@ -857,7 +857,7 @@ def recorded_costs(
                if (n := np.searchsorted(said, one.queued))]
     copies = [seconds for one, seconds in zip(recording.ran, _occupied(recording), strict=True)
               if one.copied]
-    return Calibration(call_us=0.0, copy_us=_mean_us(copies), plan_us=0.0,
+    return PoolCalibration(call_us=0.0, copy_us=_mean_us(copies), plan_us=0.0,
                        poll_us=_mean_us([one.told - one.ended for one in groups]),
                        schedule_us=_mean_us(answers), peer_gb_s=1e6, spread=0.0,
                        stall_chance=0.0)

@@ -28,13 +28,13 @@ from .downlink import symbol_samples, user_receiver
 from .equalization import Equalizer, first_llrs, llr_bytes
 from .fourier import alternating, to_spectrum, used, whole_spectrum
 from .frame import FrameFormat, frame_code, frame_for
-from .occupancy import NOMINAL, Calibration
+from .occupancy import NOMINAL, PoolCalibration
 from .pool_answers import pool_values
 from .pool_figures import AVERAGED, ROUGH, TINY, PoolSizes, Runs
 from .pool_figures import all_runs, changed_calibrations, latency_runs
 from .pool_figures import link_runs, partial_runs, run_all, scheduling_us
 from .pool_figures import stage_ms, window_runs, windows
-from .pool_runs import Scenario
+from .pool_runs import PoolScenario
 from .radio import Radio, captured, draw_bits, radio_channel, radio_frame
 from .radio import received, user_pilots, user_symbols
 from .sharding import AXIS, uplink_on_device
@@ -316,7 +316,7 @@ def _runs(runs: Runs, seed: int, report) -> dict:
     return run_all(runs, NOMINAL, seed, report)
 
 
-def _band(sizes: PoolSizes, at: Calibration, seed: int, report) -> dict:
+def _band(sizes: PoolSizes, at: PoolCalibration, seed: int, report) -> dict:
     "All answers of rough runs under a calibration."
     found = pool_values(run_all(all_runs(sizes), at, seed, report), sizes)
     return {name: value for name, number in found.items()
@@ -345,7 +345,7 @@ def _link(sizes: PoolSizes, seed: int, report) -> dict:
 
 def _costs(sizes: PoolSizes, repeats: int, seed: int, report) -> dict:
     "Microseconds of scheduling."
-    one = Scenario("128x32", "U", "lroc", frames=sizes.closed)
+    one = PoolScenario("128x32", "U", "lroc", frames=sizes.closed)
     return {name: _digits(found) for name, found in scheduling_us(one, repeats).items()}
 
 

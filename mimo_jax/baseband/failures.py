@@ -20,7 +20,7 @@ import jax
 from .executors import FrameResult, HostFrame, PoolKernels, PoolPlan
 from .executors import frame_result, run_group
 from .instructions import Arrived, Command, Committed, Copy, Event, Finish
-from .instructions import FrameId, Joined, Lost, Program, Submit, Wake, Woken
+from .instructions import FrameId, Returned, Lost, Program, Submit, Wake, Woken
 from .pool import Ended, Traffic
 from ..executors import _connect, _environment, _ray
 
@@ -194,7 +194,7 @@ def _take_due(self: _RayState) -> None:
     while self.timed and self.timed[0][0] <= self.now():
         event = heappop(self.timed)[2]
         if type(event) is Lost: _lose(self, event.device)
-        elif type(event) is Joined: _rejoin(self, event.device)
+        elif type(event) is Returned: _rejoin(self, event.device)
         else: self.posted.append(event)
         if type(event) is Arrived and event.symbols.start == 0:
             place = self.programs.index(event.program)
@@ -231,7 +231,7 @@ def _collect(self: _RayState, device: int, ref: Any) -> None:
     command = actor.running.pop(ref)
     if command is None:
         actor.alive = True
-        return self.posted.append(Joined(device))
+        return self.posted.append(Returned(device))
     if command.frame in self.frames: self.results[command.frame] = found
     self.posted.append(Committed(command.frame, command.group, device))
 

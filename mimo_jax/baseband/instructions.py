@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UPLINK_CHAIN', 'DOWNLINK_CHAIN', 'MATRICES', 'PILOTS', 'Granularity', 'FrameId', 'Event', 'Command', 'Opcode',
            'Operand', 'Instruction', 'frame_instructions', 'encode_instruction', 'decode_instruction', 'dependencies',
-           'Program', 'frame_program', 'Arrived', 'Committed', 'Copied', 'Failed', 'Lost', 'Joined', 'Woken', 'Submit',
-           'Copy', 'Finish', 'Wake']
+           'Program', 'frame_program', 'Arrived', 'Committed', 'Copied', 'Failed', 'Lost', 'Returned', 'Woken',
+           'Submit', 'Copy', 'Finish', 'Wake']
 
 # %% ../../nbs/55_baseband/14_instructions.ipynb #84e71fb3
 from collections import Counter, defaultdict
@@ -305,7 +305,7 @@ class Lost(NamedTuple):
     device: int
 
 
-class Joined(NamedTuple):
+class Returned(NamedTuple):
     "A device is there (again)."
 
     device: int
@@ -348,5 +348,5 @@ class Wake(NamedTuple):
     at: float  # seconds
 
 
-Event = Arrived | Committed | Copied | Failed | Lost | Joined | Woken
+Event = Arrived | Committed | Copied | Failed | Lost | Returned | Woken
 Command = Submit | Copy | Finish | Wake

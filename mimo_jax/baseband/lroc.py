@@ -13,7 +13,7 @@ from itertools import count
 
 from .frame import FRAME_S
 from .instructions import Arrived, Command, Committed, Copied, Copy, Event, Failed
-from .instructions import Finish, FrameId, Joined, Lost, Submit, Wake, Woken
+from .instructions import Finish, FrameId, Returned, Lost, Submit, Wake, Woken
 from .scoreboard import COMMITTED, PLACED, SUBMITTED, WAITING, FrameStatus
 from .scoreboard import OpcodeInfoTable, enter_stream, idle_stream
 from .scoreboard import leave_stream, lost_groups, note_commit, with_inputs
@@ -299,7 +299,8 @@ def _take_up_delayed(self: Lroc, now: float) -> None:
             if heap is None: break
             _, _, status, groups = heappop(heap)
             if status.home == DELAYED: take_home(self.board, status, device)
-            _enqueue(self, status, groups, device, now)
+            groups = [g for g in groups if status.state[g] == WAITING]  # not placed meanwhile
+            if groups: _enqueue(self, status, groups, device, now)
 
 
 def _has_room(self: Lroc, device: int) -> bool:
@@ -478,11 +479,11 @@ def _failed(self: Lroc, event: Failed, now: float) -> None:
     _again(self, status, with_inputs(status, [group], self.board.alive()), now)
 
 
-def _joined(self: Lroc, event: Joined, now: float) -> None:
+def _joined(self: Lroc, event: Returned, now: float) -> None:
     "A device is there: what is delayed finds room."
     self.board.gpus[event.device].alive = True
     self.touched.add(event.device)
 
 
 _HANDLERS = {Arrived: _arrived, Committed: _committed, Copied: _copied, Failed: _failed,
-             Lost: _lost, Joined: _joined, Woken: _woken}
+             Lost: _lost, Returned: _joined, Woken: _woken}

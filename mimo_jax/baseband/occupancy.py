@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE_1', 'GPUS', 'NOMINAL', 'CALLS', 'BlockNeeds', 'thread_blocks', 'GpuArchitecture', 'blocks_on_sm', 'wanted_sms',
-           'Calibration', 'block_s', 'Load', 'group_load']
+           'PoolCalibration', 'block_s', 'Load', 'group_load']
 
 # %% ../../nbs/55_baseband/15_occupancy.ipynb #be7ab72d
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ def wanted_sms(
 
 # %% ../../nbs/55_baseband/15_occupancy.ipynb #90a41593
 @dataclass(frozen=True)
-class Calibration:
+class PoolCalibration:
     "Times and rates of a simulated pool, the same for all figures."
 
     zf_us: float = 13.3  # a block of zero forcing at 32 users, on an A100
@@ -112,7 +112,7 @@ class Calibration:
     shared_link: bool = False  # whether all GPUs share one link to the host
 
 
-NOMINAL = Calibration()
+NOMINAL = PoolCalibration()
 
 # %% ../../nbs/55_baseband/15_occupancy.ipynb #39a3abea
 CALLS = {Opcode.LOAD: 2, Opcode.STORE: 2, Opcode.PILOT_FFT: 4, Opcode.UPLINK_FFT: 4,
@@ -125,7 +125,7 @@ def block_s(
     opcode: Opcode,
     frame: FrameFormat,
     gpu: GpuArchitecture,
-    at: Calibration,
+    at: PoolCalibration,
 ) -> float:
     "Seconds of a wave of blocks."
     users, antennas = frame.users / 32, frame.antennas / 128
@@ -153,7 +153,7 @@ def group_load(
     program: Program,
     group: int,
     gpu: GpuArchitecture,
-    at: Calibration,
+    at: PoolCalibration,
 ) -> Load:
     "What a group of a program asks of a kind of GPU."
     frame, kernels, frames = program.frame, [], program.frames

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .instructions import Arrived, Committed, Copied, Copy, Event, Failed
-from .instructions import Finish, FrameId, Joined, Lost, Opcode, Program, Submit
+from .instructions import Finish, FrameId, Returned, Lost, Opcode, Program, Submit
 from .instructions import Wake, Woken
-from .occupancy import GPUS, NOMINAL, Calibration, Load
+from .occupancy import GPUS, NOMINAL, PoolCalibration, Load
 from .pool import Traffic
-from .scoreboard import Profile, gpu_profile
+from .scoreboard import LoadProfile, gpu_profile
 
 # %% ../../nbs/55_baseband/21_simulator.ipynb #04d9cab6
 class SimDevice(NamedTuple):
@@ -58,7 +58,8 @@ class _Frame:
     __slots__ = ("program", "there", "pending", "waiting", "factors", "stalls", "at", "begun",
                  "copied")
 
-    def __init__(self, program: Program, frame: FrameId, seed: int, at: Calibration, now: float):
+    def __init__(self, program: Program, frame: FrameId, seed: int, at: PoolCalibration,
+                 now: float):
         n = len(program.groups)
         self.at, self.begun, self.copied = now, 0.0, set()
         self.program, self.there = program, [0] * n  # devices that hold each result, as bits
@@ -164,8 +165,8 @@ class SimExecutor(_Agenda):
     "Runs commands on simulated GPUs."
 
     def __init__(self, devices: Sequence[SimDevice], traffic: Traffic,
-                 at: Calibration = NOMINAL, seed: int = 0, dynamic: bool = True,
-                 streams: int = 8, profile: Profile | None = None,
+                 at: PoolCalibration = NOMINAL, seed: int = 0, dynamic: bool = True,
+                 streams: int = 8, profile: LoadProfile | None = None,
                  foreign: Foreign | None = None):
         self.at, self.seed, self.traffic, self.streams = at, seed, traffic, streams
         self.foreign, self.counts = foreign, PoolCounts()
@@ -191,7 +192,7 @@ class SimExecutor(_Agenda):
 def _outside(self: SimExecutor, event: Event):
     "An event of the traffic."
     if type(event) is Lost: return _lose(self, event.device)
-    if type(event) is Joined:
+    if type(event) is Returned:
         gpu = self.gpus[event.device]
         gpu.alive, self.counts.joined[event.device] = True, gpu.busy_s
         return event
@@ -460,18 +461,20 @@ def _fail(self: SimExecutor, item: _Item) -> None:
         if head and stream: self._at(self.now, _begin_again, stream[0])
     if gpu.launching is item: self._at(self.now, _launch_again, gpu)
     if item.source < 0:
-        self._at(self.now, _failed, Failed(item.frame, item.group, item.device, missing))
-
-
-def _failed(self: SimExecutor, event: Failed):
-    "A failure is told unless its device is lost, too."
-    return event if self.gpus[event.device].alive else None
+        event = Failed(item.frame, item.group, item.device, missing)
+        self._at(self.now, _failed, (event, gpu.lost))
 
 # %% ../../nbs/55_baseband/21_simulator.ipynb #fba0e0c3
+def _failed(self: SimExecutor, what: tuple[Failed, int]):
+    "A failure is told unless its device is lost, too."
+    event, lost = what
+    return event if self.gpus[event.device].lost == lost else None
+
+# %% ../../nbs/55_baseband/21_simulator.ipynb #8cb224dc
 def _begin_again(self: SimExecutor, item: _Item):
     if not (item.dead or item.began) and self.gpus[item.device].streams[item.stream][0] is item:
         _begin(self, item)
 
-# %% ../../nbs/55_baseband/21_simulator.ipynb #8cb224dc
+# %% ../../nbs/55_baseband/21_simulator.ipynb #e6aa9078
 def _launch_again(self: SimExecutor, gpu: _Gpu):
     if gpu.launching is not None and gpu.launching.dead: _launch_next(self, gpu)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .instructions import Arrived, Command, Committed, Copied, Copy, Event
-from .instructions import Finish, FrameId, Joined, Lost, Program, Submit
+from .instructions import Finish, FrameId, Returned, Lost, Program, Submit
 from .simulator import SimExecutor, _seen
 from ..files import write_whole
 
@@ -64,7 +64,7 @@ class PoolTrace:
         "Note an event and what was decided."
         if isinstance(event, Arrived): self.programs[event.frame] = event.program
         elif isinstance(event, Committed | Copied): _span_ended(self, event, now)
-        elif isinstance(event, Lost | Joined):
+        elif isinstance(event, Lost | Returned):
             self.marks.append(Mark(now, type(event).__name__.lower(), event.device))
         for command in commands:
             if isinstance(command, Submit): self._given[command[:3]] = now, command
