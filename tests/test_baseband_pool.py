@@ -66,7 +66,7 @@ class Rules:
         for devices in self.there.values(): devices.discard(gone)
         self.coming = {key for key in self.coming if key[2] != gone}
 
-    def joined(self, event):
+    def returned(self, event):
         self.alive.add(event.device)
 
     def submit(self, command):

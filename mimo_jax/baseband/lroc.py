@@ -443,6 +443,7 @@ def _lost(self: Lroc, event: Lost, now: float) -> None:
     for status in list(self.frames.values()):
         again = lost_groups(status, device)
         _forget_device(status, device)
+        again = with_inputs(status, again, self.board.alive())
         if status.ended:
             status.outstanding -= sum(status.state[g] == SUBMITTED for g in again)
             for g in again: status.state[g] = WAITING
