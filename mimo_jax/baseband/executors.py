@@ -542,6 +542,7 @@ class _PoolState:
         self.results: dict[FrameId, FrameResult] = {}
         self.recording, self.jobs, self.number = PoolRecording(), 0, count()
         self.start: float | None = None
+        self.threads: list[threading.Thread] = []
         self.closed, self.wakes = False, []  # times that the scheduler asked for
         self.timed = [(t, next(self.number), e) for t, e in traffic.first]
         heapify(self.timed)
@@ -570,7 +571,9 @@ class JaxExecutor(_PoolState):
         "The next event and its time. Raises `RuntimeError` if commands wait for ever."
         with self.changed:
             if self.start is None: _start(self)
-            return _wait(self)
+            found = _wait(self)
+        if found is None: _join(self)
+        return found
 
     def lose(self, device: int) -> None:
         "A device is gone, with all that is on it."
@@ -582,16 +585,27 @@ class JaxExecutor(_PoolState):
 
     def close(self) -> None:
         "End the threads; a run that ends by itself does so."
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
+        with self.changed: _end(self)
+        _join(self)
 
 # %% ../../nbs/55_baseband/22_executors.ipynb #85f0ff08
 def _start(self: JaxExecutor) -> None:
     "The clock, and a thread for each device."
     self.start = time.perf_counter()
-    for worker in self.workers:
-        threading.Thread(target=_work, args=(self, worker), daemon=True).start()
+    self.threads = [threading.Thread(target=_work, args=(self, worker), daemon=True)
+                    for worker in self.workers]
+    for thread in self.threads: thread.start()
+
+
+def _end(self: JaxExecutor) -> None:
+    "Tell the threads that nothing more will come; the lock is held."
+    self.closed = True
+    self.changed.notify_all()
+
+
+def _join(self: JaxExecutor) -> None:
+    "Wait for the threads: a process must not end while one of them is in XLA."
+    for thread in self.threads: thread.join()
 
 
 def _wait(self: JaxExecutor) -> tuple[float, Event] | None:
@@ -599,7 +613,7 @@ def _wait(self: JaxExecutor) -> tuple[float, Event] | None:
     while True:
         _take_due(self)
         if self.posted: return self.now(), _told(self)
-        if _over(self): return self.close()
+        if _over(self): return _end(self)
         due = [when for when, *_ in self.timed[:1]] + self.wakes[:1]
         self.changed.wait(min(due) - self.now() if due else None)
 
@@ -656,7 +670,7 @@ def _over(self: JaxExecutor) -> bool:
     due = self.timed or (self.wakes and in_flight)
     if due or not self.jobs: return not (due or self.jobs)
     if not any(worker.running or _first_ready(self, worker) for worker in self.workers):
-        self.close()
+        _end(self)
         raise RuntimeError(f"{self.jobs} commands wait for results that nobody computes")
     return False
 

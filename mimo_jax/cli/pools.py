@@ -11,7 +11,6 @@ __all__ = ['MOST_DEVICES', 'SYMBOL_MS', 'Policy', 'DIRECTION_OF', 'EVERY', 'SHAR
 
 # %% ../../nbs/90_cli/11_pools.ipynb #c719b2d7
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -432,15 +431,13 @@ def pool_traffic(program, deadline_s: float, times, closed: bool):
 
 
 def run_real(pool: RealPool) -> None:
-    "Run a pool to its end; its threads end with it, for a process may not leave any in XLA."
+    "Run a pool to its end; its threads end with it."
     from mimo_jax.baseband.pool import run_pool
 
-    others = set(threading.enumerate())
     try:
         run_pool(pool.scheduler, pool.executor, watch=pool.watch)
     finally:
         pool.executor.close()
-        for thread in set(threading.enumerate()) - others: thread.join()
 
 # %% ../../nbs/90_cli/11_pools.ipynb #a405b800
 LIVE_S, LATEST, LATENCY_BINS = 1.0, 4096, 16  # time shown live; groups looked at; of the histogram
