@@ -9,14 +9,14 @@ __all__ = ['known_symbols', 'with_known_symbols', 'DownlinkPlan', 'precoder_from
 # %% ../../nbs/55_baseband/09_downlink.ipynb #65df0024
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Int8, Key, UInt8
 
-from .beamforming import DetectorMethod, GroupPrecoder, effective_noise
+from .beamforming import GroupPrecoder, check_detector, effective_noise
 from .beamforming import least_squares, group_detector, group_precoder
 from .coding import decode_planes, scrambling_planes
 from .equalization import LLR_UNIT, Equalizer, level_spacing, llr_bytes
@@ -54,10 +54,11 @@ class DownlinkPlan:
     rms: float = 30.0  # of I and of Q, in steps of a byte
 
     def __post_init__(self):
-        if self.detector not in get_args(DetectorMethod):
-            raise ValueError(f"detector {self.detector!r}: need 'conjugate', 'zf' or 'mmse'")
+        check_detector(self.detector)
         if "D" not in self.frame.schedule:
             raise ValueError(f"schedule {self.frame.schedule!r} has no downlink symbol")
+        if self.frame.data_symbols < 2:
+            raise ValueError("1 downlink symbol: users measure their gain over at least 2")
 
     @property
     def scale(self) -> float:

@@ -585,7 +585,7 @@ class JaxExecutor(_PoolState):
 
     def close(self) -> None:
         "End the threads; a run that ends by itself does so."
-        with self.changed: _end(self)
+        with self.changed: _stop(self)
         _join(self)
 
 # %% ../../nbs/55_baseband/22_executors.ipynb #85f0ff08
@@ -597,7 +597,7 @@ def _start(self: JaxExecutor) -> None:
     for thread in self.threads: thread.start()
 
 
-def _end(self: JaxExecutor) -> None:
+def _stop(self: JaxExecutor) -> None:
     "Tell the threads that nothing more will come; the lock is held."
     self.closed = True
     self.changed.notify_all()
@@ -613,7 +613,7 @@ def _wait(self: JaxExecutor) -> tuple[float, Event] | None:
     while True:
         _take_due(self)
         if self.posted: return self.now(), _told(self)
-        if _over(self): return _end(self)
+        if _over(self): return _stop(self)
         due = [when for when, *_ in self.timed[:1]] + self.wakes[:1]
         self.changed.wait(min(due) - self.now() if due else None)
 
@@ -670,7 +670,7 @@ def _over(self: JaxExecutor) -> bool:
     due = self.timed or (self.wakes and in_flight)
     if due or not self.jobs: return not (due or self.jobs)
     if not any(worker.running or _first_ready(self, worker) for worker in self.workers):
-        _end(self)
+        _stop(self)
         raise RuntimeError(f"{self.jobs} commands wait for results that nobody computes")
     return False
 

@@ -9,14 +9,14 @@ __all__ = ['UplinkPlan', 'Prepared', 'prepare', 'UplinkFrame', 'receive_symbol',
 # %% ../../nbs/55_baseband/08_uplink.ipynb #f1b55753
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int, Int8, UInt8
 
-from .beamforming import DetectorMethod, GroupDetector, effective_noise
+from .beamforming import GroupDetector, check_detector, effective_noise
 from .beamforming import least_squares, group_detector
 from .coding import decode_planes, scrambling_planes
 from .equalization import Equalizer, equalizer, first_llrs, llr_bytes, symbols_of
@@ -34,8 +34,7 @@ class UplinkPlan:
     stop: str | None = "syndrome"  # a code word's checks end it early; None: never
 
     def __post_init__(self):
-        if self.detector not in get_args(DetectorMethod):
-            raise ValueError(f"detector {self.detector!r}: need 'conjugate', 'zf' or 'mmse'")
+        check_detector(self.detector)
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations}: at least 1")
         if "U" not in self.frame.schedule:
