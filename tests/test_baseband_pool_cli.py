@@ -50,7 +50,8 @@ def test_a_simulation_says_what_the_library_measures(capsys):
     assert found["frames"] == 60 == found["decoded"] + found["nacks"]
     assert len(found["sm_percent"]) == 3 and all(0 <= n <= 100 for n in found["sm_percent"])
     p50, p99, last = (found[name] for name in ("p50_ms", "p99_ms", "p9999_ms"))
-    assert p50["low"] <= p50["value"] <= p99["value"] <= last["value"] == last["high"]
+    assert p50["low"] <= p50["value"] <= p50["high"] <= p99["value"] <= last["value"]
+    assert last["low"] <= last["value"] and last["high"] is None  # 60 frames do not bound it
     assert found["pool"] == "a100+2xV100" and found["seed"] == 3 and not found["discard"]
 
 
@@ -103,7 +104,7 @@ def test_all_schedulers_side_by_side(capsys, tmp_path):
 def test_people_get_a_table(capsys):
     code, out, error = ask(capsys, "simulate", *SMALL)
     assert code == 0 and not error
-    for said in ("12 of 12 frames", "P99.99 (ms)", "...", "SM time in use (%)", "NACK"):
+    for said in ("12 of 12 frames", "P99.99 (ms)", " ... ", "(from ", "SM time in use (%)", "NACK"):
         assert said in out
 
 

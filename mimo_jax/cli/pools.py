@@ -10,6 +10,7 @@ __all__ = ['MOST_DEVICES', 'SYMBOL_MS', 'Policy', 'DIRECTION_OF', 'EVERY', 'SHAR
            'run_real', 'pool_panel', 'real_numbers']
 
 # %% ../../nbs/90_cli/11_pools.ipynb #c719b2d7
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,8 +187,11 @@ def pool_numbers(seen: PoolSeen) -> dict[str, Any]:
 
 # %% ../../nbs/90_cli/11_pools.ipynb #89aa081a
 def _tail(found: Mapping[str, float] | None) -> str:
-    "A percentile with its interval."
-    return "{value:.3g} ({low:.3g} ... {high:.3g})".format(**found) if found else ""
+    "A percentile with its interval, which may have no upper end."
+    if not found: return ""
+    said = "{value:.3g} ({low:.3g} ... {high:.3g})"
+    if not math.isfinite(found["high"]): said = "{value:.3g} (from {low:.3g})"
+    return said.format(**found)
 
 
 def _rows(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +204,7 @@ def _rows(found: Mapping[str, Any]) -> dict[str, Any]:
             "SM time in use (%)": " ".join(f"{share:.0f}" for share in found["sm_percent"]),
             "copied between GPUs (MB)": number(found["copied_mb"], 3)}
 
-# %% ../../nbs/90_cli/11_pools.ipynb #717a44c4
+# %% ../../nbs/90_cli/11_pools.ipynb #d30fbf92
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -229,7 +233,7 @@ def simulate_pool_command(
     asked = locals()
     _simulate(asked, _scenario(**asked))
 
-# %% ../../nbs/90_cli/11_pools.ipynb #a7ea0380
+# %% ../../nbs/90_cli/11_pools.ipynb #8f886f1c
 def _simulate(asked: Mapping[str, Any], scenario) -> None:
     "Run a scenario and tell."
     from dataclasses import replace
@@ -242,7 +246,7 @@ def _simulate(asked: Mapping[str, Any], scenario) -> None:
             simulate_pool(replace(scenario, policy=asked["policy"]), asked["link_gb_s"],
                           asked["seed"], progress, seen)
 
-# %% ../../nbs/90_cli/11_pools.ipynb #8f886f1c
+# %% ../../nbs/90_cli/11_pools.ipynb #2012c0a3
 STYLES = {"lroc": "k-", "frame": "C0--", "symbol": "C1-.", "task": "C2:", "weighted": "C3-"}
 
 
@@ -272,7 +276,7 @@ def draw_latencies(seen: Sequence[PoolSeen], kind: str) -> bytes:
     figure.savefig(buffer, format=kind, dpi=100, metadata={undated: None})
     return buffer.getvalue()
 
-# %% ../../nbs/90_cli/11_pools.ipynb #27408fa6
+# %% ../../nbs/90_cli/11_pools.ipynb #8c6e34a8
 def _line(found: Mapping[str, Any]) -> dict[str, Any]:
     "A scheduler's numbers in a line."
     from mimo_jax.baseband.static import SYSTEMS
@@ -300,7 +304,7 @@ def _tell_all(seen: Sequence[PoolSeen], asked: Mapping[str, Any]) -> None:
     show({**_facts(asked), "policies": found}, asked["as_json"],
          table([_line(one) for one in found]), *lines)
 
-# %% ../../nbs/90_cli/11_pools.ipynb #2012c0a3
+# %% ../../nbs/90_cli/11_pools.ipynb #f2c83c6c
 @app.command("compare")
 def compare_pool_command(
     pool: _Pool = "6xa100", rus: _Rus = 8, mimo: _Mimo = "128x64",
@@ -328,7 +332,7 @@ def _compare(asked: Mapping[str, Any], scenario) -> None:
                 simulate_pool(replace(scenario, policy=policy), asked["link_gb_s"], asked["seed"],
                               progress, seen)
 
-# %% ../../nbs/90_cli/11_pools.ipynb #02155318
+# %% ../../nbs/90_cli/11_pools.ipynb #81576551
 def _tell_trace(seen: Sequence[PoolSeen], trace, asked: Mapping[str, Any]) -> None:
     "Write the trace, and print what is in it."
     from mimo_jax.baseband.trace import write_trace
@@ -353,7 +357,7 @@ def trace_pool_command(
     asked = locals()
     _trace(asked, _scenario(**asked))
 
-# %% ../../nbs/90_cli/11_pools.ipynb #c1c5c755
+# %% ../../nbs/90_cli/11_pools.ipynb #25d6e917
 def _trace(asked: Mapping[str, Any], scenario) -> None:
     "Run a scenario and write its trace."
     from dataclasses import replace
@@ -367,7 +371,7 @@ def _trace(asked: Mapping[str, Any], scenario) -> None:
             simulate_pool(replace(scenario, policy=asked["policy"]), asked["link_gb_s"],
                           asked["seed"], progress, seen, trace)
 
-# %% ../../nbs/90_cli/11_pools.ipynb #307ce8ef
+# %% ../../nbs/90_cli/11_pools.ipynb #c900518d
 Grain = Literal["task", "symbol", "frame"]
 NO_DEADLINE_S = 3600.0
 
@@ -389,7 +393,7 @@ class RealPool(PoolSeen):
     scheduler: Any = None
     program: Any = None
 
-# %% ../../nbs/90_cli/11_pools.ipynb #3e3b2ba6
+# %% ../../nbs/90_cli/11_pools.ipynb #a405b800
 def real_pool(asked: PoolAsked, frame, source: Callable, kernels, traffic: Callable) -> RealPool:
     "Compile and time groups of frames, and put a scheduler in front of devices."
     import jax
@@ -416,7 +420,7 @@ def real_pool(asked: PoolAsked, frame, source: Callable, kernels, traffic: Calla
 def _untimed(program: Any, group: int, kind: str) -> Any:
     raise KeyError(kind)
 
-# %% ../../nbs/90_cli/11_pools.ipynb #c900518d
+# %% ../../nbs/90_cli/11_pools.ipynb #3140d38e
 def pool_traffic(program, deadline_s: float, times, closed: bool):
     "Whole frames at times of each unit, or each when one before it has ended."
     from mimo_jax.baseband.instructions import Arrived
@@ -439,7 +443,7 @@ def run_real(pool: RealPool) -> None:
     finally:
         pool.executor.close()
 
-# %% ../../nbs/90_cli/11_pools.ipynb #a405b800
+# %% ../../nbs/90_cli/11_pools.ipynb #4a338a01
 LIVE_S, LATEST, LATENCY_BINS = 1.0, 4096, 16  # time shown live; groups looked at; of the histogram
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -468,7 +472,7 @@ def _histogram(pool: RealPool) -> tuple[list[int], list[float]]:
     counts, edges = np.histogram(took or [0.0], LATENCY_BINS)
     return counts.tolist(), edges.tolist()
 
-# %% ../../nbs/90_cli/11_pools.ipynb #3140d38e
+# %% ../../nbs/90_cli/11_pools.ipynb #6f4ab9ea
 def pool_panel(pool: RealPool) -> dict[str, Any]:
     "What a live view shows of a pool: devices, deadlines and a histogram of latencies."
     ran = list(pool.executor.recording.ran[-LATEST:])
@@ -489,7 +493,7 @@ def _wrong_bits(pool: RealPool, sent: Callable) -> int | None:
     known = [(bits, truth) for bits, truth in pairs if bits is not None and truth is not None]
     return sum(int(np.sum(bits != truth)) for bits, truth in known) if known else None
 
-# %% ../../nbs/90_cli/11_pools.ipynb #4a338a01
+# %% ../../nbs/90_cli/11_pools.ipynb #3f88711a
 def real_numbers(pool: RealPool, sent: Callable) -> dict[str, Any]:
     "All that was measured of a pool of real devices, and wrong bits where they are known."
     counts, edges = _histogram(pool)
