@@ -33,7 +33,7 @@ from ..csi.answers import COVERAGE
 from ..ledger import Measured
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #120b02c6
-Values = dict[str, float]  # by claim
+Values = dict[str, int | float]  # by claim
 DIRECTION_NAMES = {"U": "uplink", "D": "downlink"}
 OTHERS = {"frame": "lumami", "symbol": "hydra", "task": "bigstation"}
 DEADLINE_MS = 4.0
@@ -186,8 +186,8 @@ def _fig12(r: Found, low: int, high: int) -> Values:
         return abs(frame.count(0) - frame.count(1))
 
     idle = [100 - r(f"fragment/{g}/U/symbol").gpu_shares[-1] for g in (low, high)]
-    return {"fig12.more": uneven(low), "fig12.balanced": uneven(low) - uneven(high),
-            "fig12.idle": idle[1] - idle[0]}
+    return {"fig12.more": float(uneven(low)), "fig12.idle": idle[1] - idle[0],
+            "fig12.balanced": float(uneven(low) - uneven(high))}
 
 
 def _fig6(r: Found) -> Values:
@@ -438,7 +438,7 @@ def program_values() -> Values:
     held = {k: {o: gpu.sms * blocks_on_sm(e, gpu) for o, e in TABLE_1.items()}
             for k, gpu in GPUS.items()}
     fits = [wanted_sms(o, up.frame, GPUS["A100"]) <= 54 for o in TABLE_1]
-    return {"design.opcodes": len(Opcode), "design.opcode.bits": max(Opcode).bit_length(),
+    found = {"design.opcodes": len(Opcode), "design.opcode.bits": max(Opcode).bit_length(),
             "design.opcode.fits": 16 - len(Opcode), "table1.executors": len(TABLE_1),
             "design.operands.eqdemod": operands[triple[0]],
             "design.operands.precode": operands[triple[1]],
@@ -452,6 +452,7 @@ def program_values() -> Values:
             "pipeline.block": up.opcodes.count((Opcode.DECODE,)) / up.schedule.count("U"),
             "appendix.flag": FLAG_BYTES, "appendix.buffer.fits":
             2**16 / FLAG_BYTES - 8 * SLOTS_IN_FLIGHT * len(up.groups)}
+    return {name: float(value) for name, value in found.items()}
 
 
 FLAG_BYTES, SLOTS_IN_FLIGHT = 4, 5  # an int32; frames of a unit within 4 ms and its own
@@ -465,7 +466,7 @@ def _hazards() -> Values:
         for one in frame_program(frame_for("128x32", d)).instructions:
             found += one.destination in seen
             seen |= {one.source1, one.source2}
-    return {"design.war": found}
+    return {"design.war": float(found)}
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #c2977cb6
 def _pool_sizes(sizes: PoolSizes) -> Values:
@@ -474,13 +475,14 @@ def _pool_sizes(sizes: PoolSizes) -> Values:
     leave = next(iter(window_runs(sizes).values()))
     gone = [event for _, event in leave.events if isinstance(event, Lost)]
     schedule = scenario_program(PoolScenario("128x64", "UD"), 1).schedule
-    return {"fig10.rus.least": sizes.units[0], "fig10.rus.most": sizes.units[-1],
+    found = {"fig10.rus.least": sizes.units[0], "fig10.rus.most": sizes.units[-1],
             "fig14.gpus.least": sizes.gpus[0], "fig14.gpus.most": sizes.gpus[-1],
             "fig14.rus": three.units, "fig11.rus": leave.units,
             "fig11.gpus.most": len(leave.devices), "fig11.window": 1e3 * WINDOW_S,
             "fig11.gpus.least": len(leave.devices) - len(gone),
             "fig11.every": 1e3 * leave.events[0][0], "fig17.gpus": len(TWO),
             "fig18.gpus": len(TWO), "fig19.uplink": schedule.count("U") / schedule.count("D")}
+    return {name: float(value) for name, value in found.items()}
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #ace69313
 def setting_values(sizes: PoolSizes) -> Values:
@@ -489,7 +491,7 @@ def setting_values(sizes: PoolSizes) -> Values:
     half, pools = PoolScenario("128x64", "UD"), unit_runs(sizes)
     partial = frame_for(next(iter(partial_runs(sizes).values())).mimo)
     rules = {"least_slack", "reorder", "overcommit", "coalesce"}
-    return _pool_sizes(sizes) | {"intro.systems": len(OTHERS), "setup.baselines": len(OTHERS),
+    found = {"intro.systems": len(OTHERS), "setup.baselines": len(OTHERS),
             "fig16.methods": len(SYSTEMS_COMPARED), "parallelism.levels": len(SOFTWARE_LEVELS),
             "parallelism.finer": min(grain[1] / grain[0], grain[2] / grain[1]) - 1,
             "parallelism.kinds": len({"full", "partial", "delayed", "fragmented"}
@@ -504,6 +506,7 @@ def setting_values(sizes: PoolSizes) -> Values:
             "fig19.antennas": frame_for(half.mimo).antennas,
             "fig19.users": frame_for(half.mimo).users,
             "fig15.antennas": partial.antennas, "fig15.users": partial.users}
+    return _pool_sizes(sizes) | {name: float(value) for name, value in found.items()}
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #5b5c9db4
 def window_values(found: Mapping[str, Any]) -> Values:
