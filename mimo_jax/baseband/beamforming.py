@@ -50,7 +50,7 @@ def effective_noise(
     "Noise and what errors of the channel estimates add to it (@eq-effective)."
     return jnp.asarray(noise) * (1 + frame.users / frame.group)
 
-
+# %% ../../nbs/55_baseband/03_beamforming.ipynb #ce5cb48b
 def _hermitian_inverse(A: Complex[Array, "*batch n n"]) -> Complex[Array, "*batch n n"]:
     "Inverse of positive definite matrices: $A = L L^H$, $A^{-1} = L^{-H} L^{-1}$."
     L = jnp.linalg.cholesky(A)

@@ -541,8 +541,7 @@ class _PoolState:
         self.frames: dict[FrameId, _InFlight] = {}
         self.results: dict[FrameId, FrameResult] = {}
         self.recording, self.jobs, self.number = PoolRecording(), 0, count()
-        self.start: float | None = None
-        self.threads: list[threading.Thread] = []
+        self.start, self.threads = None, []  # the clock and the devices' threads
         self.closed, self.wakes = False, []  # times that the scheduler asked for
         self.timed = [(t, next(self.number), e) for t, e in traffic.first]
         heapify(self.timed)
@@ -591,7 +590,7 @@ class JaxExecutor(_PoolState):
 # %% ../../nbs/55_baseband/22_executors.ipynb #85f0ff08
 def _start(self: JaxExecutor) -> None:
     "The clock, and a thread for each device."
-    self.start = time.perf_counter()
+    self.start = time.perf_counter()  # type: ignore
     self.threads = [threading.Thread(target=_work, args=(self, worker), daemon=True)
                     for worker in self.workers]
     for thread in self.threads: thread.start()
@@ -617,7 +616,7 @@ def _wait(self: JaxExecutor) -> tuple[float, Event] | None:
         due = [when for when, *_ in self.timed[:1]] + self.wakes[:1]
         self.changed.wait(min(due) - self.now() if due else None)
 
-
+# %% ../../nbs/55_baseband/22_executors.ipynb #b83df61b
 def _wake(self: JaxExecutor, command: Wake) -> None:
     heappush(self.wakes, command.at)
 

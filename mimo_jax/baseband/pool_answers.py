@@ -454,7 +454,7 @@ def program_values() -> Values:
             2**16 / FLAG_BYTES - 8 * SLOTS_IN_FLIGHT * len(up.groups)}
     return {name: float(value) for name, value in found.items()}
 
-
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #3e6208f1
 FLAG_BYTES, SLOTS_IN_FLIGHT = 4, 5  # an int32; frames of a unit within 4 ms and its own
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #8f6af650
