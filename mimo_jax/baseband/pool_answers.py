@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Values', 'DIRECTION_NAMES', 'OTHERS', 'DEADLINE_MS', 'LIMIT', 'FLAG_BYTES', 'SLOTS_IN_FLIGHT', 'FIGURE_PARTS',
            'Found', 'less', 'more', 'program_values', 'setting_values', 'window_values', 'stage_values', 'cost_values',
-           'pool_values', 'with_band', 'tail_ranges', 'mean_interval', 'scheduler_answers']
+           'pool_values', 'with_band', 'tail_ranges', 'reason_for', 'mean_interval', 'scheduler_answers']
 
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #cb494567
 from collections.abc import Callable, Mapping, Sequence
@@ -588,6 +588,42 @@ def tail_ranges(numbers: Numbers, sizes: PoolSizes) -> dict[str, tuple[float, fl
             found[f"fig8.{name}.tail.{which}"] = one.tail_low_ms, one.tail_high_ms
     return found
 
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #1b1209f5
+_HOST = ("static schedulers launch ahead of time, so that a host that is held up rarely delays "
+         "them; what lengthens their tails in the paper is not in its text")
+_FRAMES = ("frames share nothing: nothing in the text keeps a scheduler of whole frames from "
+           "using further GPUs")
+_SATURATED = ("a saturated GPU is limited by its SMs here, so that half of them cost throughput; "
+              "the paper's pipeline cannot have been in that measurement")
+_IN_TURN = ("symbols in turn over two GPUs hold the launching threads for every copy of the "
+           "matrices, at low degrees as at high ones")
+_SPARE = "a pipeline that launches and links limit leaves SMs for foreign kernels"
+_SMALL = ("of six small tasks of a downlink symbol two coalesce by the paper's rule; each other "
+          "one waits for the host, and copies that cost little spare the others")
+_SAME_SM = ("an SM of a V100 does more operations in a second than one of an A100, and most tasks "
+            "want fewer SMs than it has")
+
+# %% ../../nbs/55_baseband/27_pool_answers.ipynb #7b2fa8d4
+_REASONS = {
+    "fig4.half": _SATURATED, "fig4.marginal": _SATURATED, "fig4.knee": _SATURATED,
+    "design.alpha.marginal": _SATURATED, "fig5.symbol": _IN_TURN, "fig5.crossing": _IN_TURN,
+    "fig5.finer": _IN_TURN, "fig19.low": _IN_TURN, "fig5.task": _IN_TURN, "fig6.": _SPARE,
+    "fig8.uplink.tail": _HOST, "fig8.downlink.tail": _HOST, "fig8.downlink.average": _SMALL,
+    "intro.adaptive": _SMALL,
+    "conclusion.outperforms": _SMALL, "fig14.uplink.lumami": _FRAMES,
+    "fig14.downlink.lumami": _FRAMES, "fig14.uplink.best": _FRAMES,
+    "fig10.uplink.lumami": _FRAMES, "fig10.downlink.lumami": _FRAMES,
+    "fig8.uplink.throughput.lumami": _FRAMES, "fig8.downlink.throughput.lumami": _FRAMES,
+    "fig17.a100": _SAME_SM, "fig18.": _SAME_SM,
+    "intro.rus": "the radio units need more SM time than six A100 have under this calibration",
+    "fig4.latency": "loads over one link take as long for all three levels",
+    "fig19.frequent": "with regard for copies symbols stay with their matrices"}
+
+
+def reason_for(name: str) -> str:
+    "What explains a gap of a claim to the paper; empty if nothing needs to be said."
+    return next((text for start, text in _REASONS.items() if name.startswith(start)), "")
+
 # %% ../../nbs/55_baseband/27_pool_answers.ipynb #259505f3
 def mean_interval(values: Sequence[float] | np.ndarray) -> Measured:
     "The mean of repetitions with its interval; of one without."
@@ -619,5 +655,6 @@ def scheduler_answers(
     if not complete: return exact
     sizes = complete[0]
     changed = [one for name, one in points.items() if name.startswith("pool/band/")]
-    return exact | with_band(pool_values(averages, sizes), tail_ranges(averages, sizes),
-                             points.get("pool/rough", {}), changed)
+    found = with_band(pool_values(averages, sizes), tail_ranges(averages, sizes),
+                      points.get("pool/rough", {}), changed)
+    return exact | {name: one._replace(reason=reason_for(name)) for name, one in found.items()}
