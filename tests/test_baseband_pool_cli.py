@@ -8,6 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from test_baseband_cli import answer, ask
 
 from mimo_jax.baseband import pool
 from mimo_jax.baseband.instructions import Granularity
@@ -22,18 +23,6 @@ from mimo_jax.cli import main as cli
 SMALL = ("--pool", "2xa100", "--rus", 1, "--mimo", "64x16", "--frames", 12)
 TINY = ("--mimo", "4x2", "--subcarriers", 96, "--fft-size", 128, "--schedule", "PUU",
         "--code-rate", 0.9, "--modulation", "16qam")
-
-
-def ask(capsys, *words):
-    code = cli._run(["baseband", *map(str, words)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def answer(capsys, *words):
-    code, out, error = ask(capsys, *words, "--json")
-    assert code == 0, error
-    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_a_simulation_says_what_the_library_measures(capsys):
